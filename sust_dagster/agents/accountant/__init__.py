@@ -1,0 +1,1 @@
+"""MODEL: from activity and grid intensity to emissions with bounds. Strictly deterministic."""

@@ -1,0 +1,1 @@
+"""What people get back: points, nudges, receipts."""

@@ -1,0 +1,1 @@
+"""LEARN: calibration, posteriors and drift."""

@@ -1,0 +1,1 @@
+"""DECIDE: forecasts, candidates, plans and recommendations."""

@@ -1,0 +1,1 @@
+"""VERIFY: counterfactuals, intervals and evidence."""

@@ -1,0 +1,1 @@
+"""Grid carbon intensity: static table, files, the simulated grid."""

@@ -1,0 +1,1 @@
+"""The Dagster layer: the only code that imports dagster. Thin: it names, partitions, loads, calls one domain function, stores and attaches metadata. No arithmetic."""

@@ -1,0 +1,1 @@
+"""Small factor tables (CSV); every row carries source, year and licence."""

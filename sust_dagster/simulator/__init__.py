@@ -1,0 +1,1 @@
+"""The fake cloud: clock, workloads, carbon intensity, prices, latency, outages."""
