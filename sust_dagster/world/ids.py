@@ -36,7 +36,7 @@ def uuid5_column(kind: str, parts: Sequence[pa.Array | pa.ChunkedArray]) -> pa.A
     if n == 0:
         return pa.array([], pa.string())
     names = pc.binary_join_element_wise(pa.scalar(kind), *columns, SEPARATOR)
-    keys = pa.table({"name": names})  # noqa: F841 - read by name in the query below
+    keys = pa.table({"name": names})
     connection = duckdb.connect()
     connection.register("keys", keys)
     hexed = connection.sql(

@@ -172,11 +172,15 @@ ACTIVITY_LEDGER = TableSpec(
         Column("resource_type", STRING, "compute, gpu, memory, storage, network or other"),
         Column("resource_qty", FLOAT, "usage of this slice in resource_unit; negative only on corrections"),
         Column("resource_unit", STRING, "vCPU-h, GB-h, GB, count"),
-        Column("cost_usd", FLOAT, "cost of this slice; null where the bill has another currency and no rate", "USD", True),
+        Column(
+            "cost_usd", FLOAT, "cost of this slice; null where the bill has another currency and no rate", "USD", True
+        ),
         Column("workload_category", STRING, "urgent, balanced or sustainable: set by policy from the service tier"),
         Column("started_at", TIMESTAMP, "start of the slice"),
         Column("ended_at", TIMESTAMP, "end of the slice, exclusive", nullable=True),
-        Column("ingested_at", TIMESTAMP, "when the commit that holds the row was made", nullable=True, from_commit=True),
+        Column(
+            "ingested_at", TIMESTAMP, "when the commit that holds the row was made", nullable=True, from_commit=True
+        ),
         Column("source", STRING, "billing_api, k8s_metrics, ci_logs"),
         Column("raw_record_ref", STRING, "file and row of the raw record", nullable=True),
         Column("resource_id", STRING, "provider's resource id", nullable=True),
@@ -215,6 +219,23 @@ QUARANTINE = TableSpec(
         Column("fix", STRING, "what would make the row acceptable"),
         Column("raw_record", STRING, "the whole input row as JSON"),
         Column("quarantined_for", TIMESTAMP, "hour the row claims, or the first hour of the load when it claims none"),
+    ),
+)
+
+INGEST_COUNTS = TableSpec(
+    name="ingest_counts",
+    home="lake",
+    partition="hour",
+    time_column="hour",
+    key=("hour", "source_label", "outcome", "class_name"),
+    writers=("ingestor",),
+    doc="Where every input row went: ledger, quarantine or a named skip. The three add up to the rows read.",
+    columns=(
+        Column("hour", TIMESTAMP, "hour the row's charge period starts in; the project's first hour when undated"),
+        Column("source_label", STRING, "file or stream the rows came from"),
+        Column("outcome", STRING, "ledger, quarantine or skipped"),
+        Column("class_name", STRING, "usage or correction, the quarantine reason, or the skipped class"),
+        Column("rows", INT, "input rows", "rows"),
     ),
 )
 
@@ -267,10 +288,14 @@ EMISSIONS = TableSpec(
         Column("facility_kwh", FLOAT, "energy at the meter: energy_kwh x PUE", "kWh", True),
         *_bounded("kg_location", "kgCO2e", "location-based operational emissions"),
         Column("kg_market", FLOAT, "market-based operational emissions", "kgCO2e", True),
-        Column("kg_embodied", FLOAT, "embodied emissions amortised to the slice; never turned into kWh", "kgCO2e", True),
+        Column(
+            "kg_embodied", FLOAT, "embodied emissions amortised to the slice; never turned into kWh", "kgCO2e", True
+        ),
         Column("cost_usd", FLOAT, "cost of the slice", "USD", True),
         Column("methodology", STRING, "method and version, e.g. simple/v1"),
-        Column("emission_factor_id", STRING, "UUIDv5 of the factor set: the versions of every factor used", nullable=True),
+        Column(
+            "emission_factor_id", STRING, "UUIDv5 of the factor set: the versions of every factor used", nullable=True
+        ),
         Column("quality", STRING, "'ok' or flags joined by ';', the ledger's flags included"),
         Column("kg_market_lower", FLOAT, "lower bound of kg_market", "kgCO2e", True),
         Column("kg_market_upper", FLOAT, "upper bound of kg_market", "kgCO2e", True),
@@ -677,6 +702,7 @@ TABLES: Mapping[str, TableSpec] = {
     for t in (
         ACTIVITY_LEDGER,
         QUARANTINE,
+        INGEST_COUNTS,
         GRID_INTENSITY,
         EMISSIONS,
         EMISSION_FACTORS,
