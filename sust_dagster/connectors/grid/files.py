@@ -21,7 +21,6 @@ refused. Electricity Maps gives two intensities per hour: ``lifecycle`` is taken
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -61,9 +60,8 @@ _TRACE_COLUMNS: dict[tuple[str, str], tuple[str, ...]] = {
     ("marginal", "direct"): ("marginal_carbon_avg",),
 }
 
-_TIME = re.compile(r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$")
+_TIME_PATTERN = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$"
 _NUMBER = r"^[ ]*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?[ ]*$"
-_TIME_PATTERN = _TIME.pattern
 
 
 @dataclass(frozen=True)
