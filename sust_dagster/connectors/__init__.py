@@ -1,1 +1,4 @@
-"""Everything that talks to an outside system, one small protocol per kind. Knows the outside shapes, nothing of Dagster."""
+"""Everything that talks to an outside system, one small protocol per kind.
+
+Knows the outside shapes, nothing of Dagster and nothing of what is done with the data.
+"""

@@ -1,1 +1,4 @@
-"""The Dagster layer: the only code that imports dagster. Thin: it names, partitions, loads, calls one domain function, stores and attaches metadata. No arithmetic."""
+"""The Dagster layer: the only code that imports dagster.
+
+Thin by rule: it names, partitions, loads, calls one domain function, stores and attaches metadata. No arithmetic.
+"""

@@ -51,7 +51,7 @@ BOUND_TO_PLAN = ("proposed", "approved", "executing")
 RISK_LEVELS = ("low", "medium", "high")
 
 
-class TransitionRefused(ValueError):
+class TransitionRefused(ValueError):  # noqa: N818 - a refusal is an answer, not a fault
     """The event does not follow from the recommendation's state, or lacks what its transition needs."""
 
     def __init__(self, recommendation_id: str, to_status: str, why: str) -> None:
@@ -138,7 +138,7 @@ def event_of(transition: Transition, agent: Agent, history: Sequence[Event], now
     if plan_hash is None and history and transition.to_status not in BOUND_TO_PLAN:
         plan_hash = history[0]["plan_hash"]
     return {
-        "event_id": uuid5("decision_event", transition.recommendation_id, sequence, transition.to_status),
+        "event_id": _event_id(transition.recommendation_id, sequence, transition.to_status),
         "recommendation_id": transition.recommendation_id,
         "sequence": sequence,
         "from_status": from_status,
@@ -152,6 +152,10 @@ def event_of(transition: Transition, agent: Agent, history: Sequence[Event], now
         "payload": payload,
         "occurred_at": now,
     }
+
+
+def _event_id(recommendation_id: str, sequence: int, to_status: str) -> str:
+    return uuid5("decision_event", recommendation_id, sequence, to_status)
 
 
 def check_event(event: Event, history: Sequence[Event], rejected_by: Mapping[str, str]) -> None:
@@ -175,6 +179,8 @@ def check_event(event: Event, history: Sequence[Event], rejected_by: Mapping[str
         raise refuse(f"actor '{actor}' is an agent and not the {agent}")
     if event["sequence"] != len(history) or event["from_status"] != state:
         raise refuse(f"the event says {event['sequence']} after {event['from_status']}, it is {len(history)}, {state}")
+    if event["event_id"] != _event_id(event["recommendation_id"], event["sequence"], to_status):
+        raise refuse(f"its event_id {event['event_id']} is not the one of this transition")
     if not _text(event["reason"]):
         raise refuse("no reason is given")
     _check_plan(event, history, rejected_by, refuse)

@@ -82,7 +82,7 @@ def _parse(text: str) -> dict[str, dict[str, frozenset[Verb]]]:
 MATRIX: Mapping[str, Mapping[str, frozenset[Verb]]] = _parse(_MATRIX)
 
 
-class PermissionRefused(PermissionError):
+class PermissionRefused(PermissionError):  # noqa: N818 - a refusal is an answer, not a fault
     """An agent asked for what is not its own; says who may."""
 
     def __init__(self, agent: str, table: str, verb: str, why: str | None = None) -> None:
@@ -148,7 +148,7 @@ def postgres_grants() -> str:
     for spec in tables("books"):
         lines.append(f"REVOKE ALL ON {spec.name} FROM PUBLIC, {everyone};")
         readers = may(spec.name, "read")
-        writers = [a for a in AGENTS if MATRIX[spec.name][a] - {"read"}]
+        writers = agents_of(spec.name)
         if readers:
             lines.append(f"GRANT SELECT ON {spec.name} TO {', '.join(map(role, readers))};")
         if writers:
@@ -187,9 +187,9 @@ def _policy(table: str, name: str, rule: str) -> list[str]:
 def object_store_policy(prefix: str, evidence: str | None = None) -> dict[str, dict[str, Any]]:
     """What each agent may reach under a lake's URL: agent → ``read`` and ``write`` prefixes and an S3 ``policy``.
 
-    ``prefix`` is the lake's URL (``s3://bucket/path``), ``evidence`` that of the evidence bundles. Objects are
-    put and read, never deleted; turn the bucket's versioning on, since S3 has no permission that tells a new
-    object from an overwritten one.
+    ``prefix`` is the lake's URL (``s3://bucket/path``), ``evidence`` that of the evidence bundles; elsewhere than
+    on S3 there are prefixes and no ``policy``. Objects are put and read, never deleted; turn the bucket's
+    versioning on, since S3 has no permission that tells a new object from an overwritten one.
     """
     places = {spec.name: f"{prefix.rstrip('/')}/{spec.name}/" for spec in tables("lake")}
     if evidence is not None:
@@ -198,7 +198,9 @@ def object_store_policy(prefix: str, evidence: str | None = None) -> dict[str, d
     for agent in AGENTS:
         read = [p for t, p in places.items() if allowed(agent, t, "read")]
         write = [p for t, p in places.items() if allowed(agent, t, "write")]
-        policies[agent] = {"read": read, "write": write, "policy": _s3_policy(read, write)}
+        policies[agent] = {"read": read, "write": write}
+        if prefix.startswith("s3://"):
+            policies[agent]["policy"] = _s3_policy(read, write)
     return policies
 
 

@@ -1,0 +1,65 @@
+"""Which sources a project reads: its settings turned into a billing source and a grid source.
+
+Belongs here: the choice, and nothing else. A simulated cloud, a replayed trace, files and URLs are interchangeable
+behind the two protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from sust_dagster.agents.ingestor import IngestOptions, MappingRules
+from sust_dagster.connectors.billing import BillingSource, FileBilling, SimulatedBilling, read_mapping
+from sust_dagster.connectors.grid import GridSource, open_grid
+from sust_dagster.connectors.grid.simulated import SimulatedGrid
+from sust_dagster.reference import instances
+from sust_dagster.reference import regions as reference_regions
+from sust_dagster.settings import Project
+from sust_dagster.simulator.cloud import FakeCloud
+from sust_dagster.simulator.regions import REGION_IDS
+from sust_dagster.simulator.replay import Replay
+
+#: A range that holds every published grid trace.
+_ALL_TIME = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+
+
+def fake_cloud(project: Project) -> FakeCloud:
+    """The simulated cloud of a project; its grid replays a file where the project names one."""
+    return _fake_cloud(project.seed, project.grid_replay)
+
+
+@lru_cache(maxsize=2)
+def _fake_cloud(seed: int, replay: str) -> FakeCloud:
+    if not replay:
+        return FakeCloud(seed)
+    trace = open_grid(replay).read(*_ALL_TIME, REGION_IDS)
+    return FakeCloud(seed, replay=Replay(trace, wrap="hour_of_year"))
+
+
+def open_billing(project: Project) -> BillingSource:
+    """Where the project's activity comes from."""
+    if project.source == "simulated":
+        return SimulatedBilling(fake_cloud(project))
+    return FileBilling(project.billing)
+
+
+def open_grid_source(project: Project) -> GridSource:
+    """Where the project's grid intensity comes from."""
+    if project.grid == "simulated":
+        return SimulatedGrid(fake_cloud(project))
+    return open_grid(project.grid)
+
+
+def regions_of(project: Project) -> Sequence[str]:
+    """Regions the project keeps grid intensity for."""
+    if project.grid == "simulated":
+        return REGION_IDS
+    return reference_regions().column("region").to_pylist()
+
+
+def ingest_options(project: Project) -> IngestOptions:
+    """How the project's bills become activity: mapping, instance types, currency rates."""
+    mapping = read_mapping(project.mapping) if project.mapping else MappingRules.from_dict()
+    return IngestOptions(mapping=mapping, instances=instances(), fx_usd=project.fx_usd)

@@ -1,0 +1,140 @@
+"""`sust backfill` and `sust restate`: a range of hours again, as one Dagster run.
+
+Belongs here: which range, what the lake committed, and the report of differences. Unchanged hours make no commit;
+a changed hour is a restatement whose old version stays readable.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pcsv
+from rich.progress import Progress
+
+from sust_dagster.faces.runs import missing_ranges, open_instance, run_job
+from sust_dagster.orchestration.assets.marts import DBT_PROJECT
+from sust_dagster.orchestration.build import build_defs
+from sust_dagster.orchestration.jobs import HOURLY_ASSETS
+from sust_dagster.settings import Project
+from sust_dagster.world.lake import Lake
+
+
+def run_backfill(
+    project: Project,
+    start: datetime | None,
+    end: datetime | None,
+    reason: str,
+    bars: Progress,
+    *,
+    only_missing: bool = False,
+    marts: bool = True,
+) -> dict[str, Any]:
+    """Sense and model ``[start, end)`` (default: the project's hours); returns what was committed.
+
+    Raises ``RunError`` when a step or a blocking check fails, ``ValueError`` for a range outside the project.
+    """
+    window = _within(project, start, end)
+    lake = Lake(project.lake_root)
+    before = {t: lake.version(t) for t in HOURLY_ASSETS}
+    marts = marts and DBT_PROJECT.is_dir()
+    task = bars.add_task("load the definitions", total=1)
+    defs = build_defs(project, with_marts=marts)
+    bars.update(task, completed=1)
+    with open_instance(project) as instance:
+        run_job(defs, instance, "factors")
+        windows = missing_ranges(instance, *window) if only_missing else [window]
+        for part in windows:
+            _run_hours(defs, instance, part, reason, bars)
+        if marts:
+            task = bars.add_task("build and test the marts", total=1)
+            run_job(defs, instance, "daily_marts")
+            bars.update(task, completed=1)
+    return {
+        "start": window[0].isoformat(),
+        "end": window[1].isoformat(),
+        "hours": sum(_hours(w) for w in windows),
+        "runs": len(windows),
+        **_commits(lake, before),
+    }
+
+
+def run_restatement(
+    project: Project,
+    start: datetime | None,
+    end: datetime | None,
+    reason: str,
+    out: Path,
+    bars: Progress,
+    *,
+    factors: Path | None = None,
+    reviewer: str = "",
+) -> dict[str, Any]:
+    """Account ``[start, end)`` again with the factors active now and write what changed to ``out``.
+
+    ``factors``: a CSV of new factor versions, proposed by the accountant and activated by ``reviewer``.
+    """
+    from sust_dagster.agents.accountant.restate import diff_report
+    from sust_dagster.orchestration.resources import ProjectResource
+
+    window = _within(project, start, end)
+    lake = Lake(project.lake_root)
+    before = lake.version("emissions")
+    if before is None:
+        raise ValueError(f"{project.root} has no emissions to restate; run `sust backfill` first")
+    resource = ProjectResource(root=str(project.root))
+    if factors is not None:
+        now = datetime.now(UTC)
+        proposed = resource.factor_store.propose(_read_factors(factors), now=now)
+        for factor_id in proposed.column("factor_id").to_pylist():
+            resource.factor_store.review(factor_id, "activate", reviewer=reviewer, reason=reason, now=now)
+    defs = build_defs(project, with_marts=False)
+    with open_instance(project) as instance:
+        _run_hours(defs, instance, window, reason, bars, job="restate_emissions", tables=1)
+    old = lake.read("emissions", *window, as_of=before)
+    report = diff_report(old, lake.read("emissions", *window))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pcsv.write_csv(report, out)
+    total = next((r for r in report.to_pylist() if r["scope"] == "total"), {})
+    figures = {k: v for k, v in total.items() if k not in ("scope", "item")}
+    return {"reason": reason, "report": str(out), **_commits(lake, {"emissions": before}), **figures}
+
+
+def _run_hours(
+    defs: Any, instance: Any, window: tuple[datetime, datetime], reason: str, bars: Progress,
+    *, job: str = "hourly_sense_and_model", tables: int = len(HOURLY_ASSETS),
+) -> None:  # fmt: skip
+    hours = _hours(window)
+    task = bars.add_task(f"sense and model {hours} hours in one run", total=hours * tables)
+    run_job(
+        defs, instance, job, window=window, reason=reason,
+        progress=lambda _, stored: bars.advance(task, stored),
+    )  # fmt: skip
+    bars.update(task, completed=hours * tables)
+
+
+def _hours(window: tuple[datetime, datetime]) -> int:
+    return int((window[1] - window[0]).total_seconds() // 3600)
+
+
+def _within(project: Project, start: datetime | None, end: datetime | None) -> tuple[datetime, datetime]:
+    first, last = project.start, project.last_hour_end()
+    start, end = start or first, end or last
+    if not first <= start < end <= last:
+        raise ValueError(f"{start}..{end} is not within the project's hours, {first}..{last}")
+    return start, end
+
+
+def _commits(lake: Lake, before: dict[str, int | None]) -> dict[str, Any]:
+    """New versions and restated slots by table since ``before``."""
+    commits = {t: (lake.version(t) or 0) - (v or 0) for t, v in before.items()}
+    restated = {
+        t: len([1 for version, *_ in lake.restatements(t) if v is None or version > v]) for t, v in before.items()
+    }
+    return {"commits": commits, "restated_hours": restated}
+
+
+def _read_factors(path: Path) -> pa.Table:
+    return pcsv.read_csv(path)

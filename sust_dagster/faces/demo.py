@@ -1,0 +1,109 @@
+"""`sust demo`: a month of a simulated cloud, sensed and accounted through the Dagster assets.
+
+Belongs here: the order of the demo's stages and how it resumes. A stage that is done is not done again; a run
+that was cut off is run again over the hours it had not finished, with the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pcsv
+from rich.progress import Progress
+
+from sust_dagster.settings import PROJECT_FILE, Project, ProjectError, load_project, simulated_project
+
+#: Tables each hourly partition is stored in.
+_HOURLY_TABLES = 5
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Where the demo is and what it found."""
+
+    project: Project
+    jobs: int
+    spend_usd: float
+    report: Path
+    totals: dict[str, Any]
+
+
+def prepare(out: Path, days: int, seed: int, replay: str = "") -> Project:
+    """The demo's project: the one in ``out`` when it is the same demo (more days extend it), else a new one.
+
+    Raises :class:`ProjectError` when ``out`` holds another project.
+    """
+    wanted = simulated_project(out, days=days, seed=seed, grid_replay=replay)
+    if (out / PROJECT_FILE).exists():
+        found = load_project(out)
+        if (found.source, found.seed, found.start, found.grid_replay) != ("simulated", seed, wanted.start, replay):
+            raise ProjectError(
+                f"{out} holds another project (source {found.source}, seed {found.seed}); "
+                "give another --out, or the seed it was made with"
+            )
+        if found.end is not None and wanted.end is not None and found.end > wanted.end:
+            raise ProjectError(f"{out} already holds hours up to {found.end}; give --days that reach at least there")
+    wanted.save()
+    return wanted
+
+
+def run_demo(out: Path, days: int, seed: int, bars: Progress, replay: str = "") -> DemoResult:
+    """Run, or resume, the demo in ``out``."""
+    project = prepare(out, days, seed, replay)
+    end = project.last_hour_end()
+
+    task = bars.add_task("simulate the cloud, write jobs.csv", total=days)
+    jobs = write_jobs(project, project.start, end)
+    bars.update(task, completed=days)
+
+    # Dagster is imported only now: it takes longer than the simulation.
+    from sust_dagster.faces.runs import missing_ranges, open_instance, run_job
+    from sust_dagster.orchestration.build import build_defs
+
+    task = bars.add_task("load the definitions", total=1)
+    defs = build_defs(project)
+    bars.update(task, completed=1)
+    with open_instance(project) as instance:
+        if not instance.get_latest_materialization_event(_key("emission_factors")):
+            run_job(defs, instance, "factors")
+        for window in missing_ranges(instance, project.start, end):
+            hours = int((window[1] - window[0]).total_seconds() // 3600)
+            task = bars.add_task(f"sense and model {hours} hours in one run", total=hours * _HOURLY_TABLES)
+            run_job(
+                defs, instance, "hourly_sense_and_model", window=window,
+                progress=lambda _, stored, task=task: bars.advance(task, stored),
+            )  # fmt: skip
+            bars.update(task, completed=hours * _HOURLY_TABLES)
+        task = bars.add_task("build and test the marts", total=1)
+        run_job(defs, instance, "daily_marts")
+        bars.update(task, completed=1)
+
+    from sust_dagster.faces.report import summary, write_report
+
+    task = bars.add_task("draw the report", total=1)
+    report = write_report(project, project.root / "report.html", pngs=project.root / "charts")
+    bars.update(task, completed=1)
+    spend = float(pa.compute.sum(jobs.column("cost_usd")).as_py())
+    return DemoResult(project, jobs.num_rows, spend, report, summary(project))
+
+
+def _key(name: str) -> Any:
+    import dagster as dg
+
+    return dg.AssetKey(name)
+
+
+def write_jobs(project: Project, start: datetime, end: datetime) -> pa.Table:
+    """Write ``jobs.csv``: every job the simulated cloud was asked for in ``[start, end)``."""
+    from sust_dagster.connectors.sources import fake_cloud
+
+    jobs = fake_cloud(project).jobs(start, end)
+    target = project.root / "jobs.csv"
+    temporary = target.with_suffix(".csv.tmp")
+    pcsv.write_csv(jobs, temporary)
+    temporary.replace(target)
+    return jobs

@@ -1,0 +1,117 @@
+"""`sust doctor`: is the environment whole, and is the project what it says it is?
+
+Belongs here: checks a person can act on, each with its fix. It reads; it mends nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sust_dagster.settings import PROJECT_FILE, Project, load_project
+from sust_dagster.world.lake import Lake
+from sust_dagster.world.schemas import TABLES
+
+#: Packages whose pairing has been measured; another version may work, but nobody looked.
+_PACKAGES = ("dagster", "dagster-dbt", "dbt-core", "dbt-duckdb", "duckdb", "pandas", "numpy", "pyarrow", "deltalake")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: whether it is well, what was seen, what would mend it."""
+
+    subject: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(root: Path | None) -> list[Finding]:
+    """Everything worth knowing about this environment and, if ``root`` holds one, the project in it."""
+    findings = list(_environment())
+    folder = root or Path("demo")
+    if root is None and not (folder / PROJECT_FILE).exists():
+        return findings
+    try:
+        project = load_project(folder)
+    except ValueError as error:
+        return [*findings, Finding("project", False, str(error), "name the folder with --project")]
+    findings.append(Finding("project", True, f"{project.root} ({project.source}, from {project.start:%Y-%m-%d %H:%M})"))
+    return [*findings, *_books(project), *_lake(project), *_freshness(project)]
+
+
+def _environment() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", sys.version_info >= (3, 11), version, "use Python 3.11 or later")
+    for name in _PACKAGES:
+        try:
+            yield Finding(name, True, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, False, "not installed", "make install")
+    dbt = Path(sys.executable).with_name("dbt")
+    found = str(dbt) if dbt.exists() else shutil.which("dbt")
+    yield Finding(
+        "dbt command", found is not None, "beside this Python" if dbt.exists() else str(found), "make install"
+    )
+
+
+def _books(project: Project) -> Iterator[Finding]:
+    from sust_dagster.world.books import Books
+
+    path = project.root / "books.db"
+    if not project.books_url and not path.exists():
+        yield Finding("books", False, f"{path} is not there", "run `sust backfill`")
+        return
+    books = Books.open(project.books_address)
+    factors = books.read("emission_factors")
+    fix = "materialise the asset emission_factors, or run `sust backfill`"
+    yield Finding("emission factors", factors.num_rows > 0, f"{factors.num_rows} versions", fix)
+
+
+def _lake(project: Project) -> Iterator[Finding]:
+    lake = Lake(project.lake_root)
+    for spec in (t for t in TABLES.values() if t.home == "lake"):
+        version = lake.version(spec.name)
+        if version is None:
+            continue
+        slots = lake.slots(spec.name)
+        bad = _damaged(lake, spec.name) if lake.local else []
+        detail = f"version {version}, {len(slots)} {spec.partition}s, {len(lake.restatements(spec.name))} restatements"
+        if bad:
+            detail = f"{len(bad)} files are missing or not what their name says, first: {bad[0]}"
+        yield Finding(f"lake: {spec.name}", not bad, detail, "restore the file from a copy; its name is its SHA-256")
+
+
+def _damaged(lake: Lake, table: str) -> list[str]:
+    """Active files whose bytes do not have the hash in their name."""
+    paths = sorted(set(lake.inventory([table]).column("path").to_pylist()))
+    damaged = []
+    for path in paths:
+        file = Path(lake.root, table, path)
+        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != file.stem[-64:]:
+            damaged.append(f"{table}/{path}")
+    return damaged
+
+
+def _freshness(project: Project) -> Iterator[Finding]:
+    if project.source == "simulated":
+        return  # its clock is its own
+    from sust_dagster.world.lake import slot_start
+
+    slots = Lake(project.lake_root).slots("activity_ledger")
+    end = project.last_hour_end(datetime.now(UTC))
+    hours = (end - slot_start(max(slots))).total_seconds() / 3600 - 1 if slots else float("inf")
+    ok = hours <= project.freshness_limit_hours
+    yield Finding(
+        "freshness", ok, f"newest activity is {hours:.0f} h old", "look at the billing source and its schedule"
+    )

@@ -1,0 +1,256 @@
+"""The report: one self-contained HTML page about what was emitted, and PNG files of its charts.
+
+Belongs here: which figures the page shows, read from the marts and the lake. Everything on the page is a sum of
+rows that are on disk; the page says which tables, which version and which method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jinja2
+
+from sust_dagster import __version__
+from sust_dagster.faces.charts import Bars, Chart, Line, Stack, plotly_div, png
+from sust_dagster.faces.console import number
+from sust_dagster.settings import Project
+from sust_dagster.world.lake import Lake
+
+_TABLES = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions")
+
+
+class ReportError(RuntimeError):
+    """The project has nothing to report on yet; the message says which command makes it."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page: a chart, the same figures as a table, and what to read from it."""
+
+    title: str
+    note: str
+    chart: Chart
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
+    return connection.sql(sql).to_arrow_table().to_pylist()
+
+
+def _open(project: Project) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("set TimeZone = 'UTC'")
+    for name in (
+        "jobs",
+        "emissions_by_region",
+        "emissions_by_team",
+        "emissions_by_service",
+        "emissions_by_hour_of_day",
+        "effective_cost",
+    ):
+        path = project.marts_root / f"{name}.parquet"
+        if not path.exists():
+            raise ReportError(f"{path} is not there; `sust backfill --project {project.root}` builds the marts")
+        connection.read_parquet(str(path)).create_view(name)
+    return connection
+
+
+_SUMS = """
+    sum(kg_location) as kg, sum(kg_location_lower) as lower, sum(kg_location_upper) as upper,
+    sum(kg_market) as market, sum(kg_embodied) as embodied, sum(energy_kwh) as energy, sum(facility_kwh) as facility,
+    sum(cost_usd) as usd, sum(effective_cost_usd) as effective, sum(slices) as slices,
+    sum(slices_not_estimated) as not_estimated
+"""
+
+
+def _grouped(connection: duckdb.DuckDBPyConnection, mart: str, by: str, *, limit: int = 12) -> list[dict[str, Any]]:
+    return _rows(
+        connection, f"select {by} as label, {_SUMS} from {mart} group by {by} order by kg desc nulls last limit {limit}"
+    )
+
+
+def _bar_section(title: str, note: str, label: str, groups: Sequence[Mapping[str, Any]]) -> Section:
+    shown = [g for g in groups if g["kg"] is not None]
+    chart = Bars(
+        title=title,
+        unit="kgCO2e",
+        labels=[str(g["label"]) for g in shown],
+        values=[g["kg"] for g in shown],
+        lower=[g["lower"] for g in shown],
+        upper=[g["upper"] for g in shown],
+    )
+    rows = [
+        (
+            str(g["label"]),
+            number(g["kg"]),
+            f"{number(g['lower'])} – {number(g['upper'])}",
+            number(g["embodied"]),
+            number(g["energy"]),
+            number(g["usd"]),
+        )
+        for g in groups
+    ]
+    header = (label, "kg location-based", "bounds", "kg embodied", "kWh (IT)", "USD")
+    return Section(title, note, chart, header, rows)
+
+
+def _daily(connection: duckdb.DuckDBPyConnection) -> Section:
+    cells = _rows(connection, f"select day, region, {_SUMS} from emissions_by_region group by day, region order by day")
+    days = sorted({c["day"] for c in cells})
+    totals = {r["day"]: r for r in _rows(connection, f"select day, {_SUMS} from effective_cost group by day")}
+    order = sorted({c["region"] for c in cells}, key=lambda r: -sum(c["kg"] or 0 for c in cells if c["region"] == r))
+    kept, rest = order[:6], order[6:]
+    by_cell = {(c["day"], c["region"]): c["kg"] or 0.0 for c in cells}
+    series = {region: [by_cell.get((d, region), 0.0) for d in days] for region in kept}
+    if rest:
+        series["other regions"] = [sum(by_cell.get((d, r), 0.0) for r in rest) for d in days]
+    chart = Stack(
+        title="Baseline emissions by day",
+        unit="kgCO2e",
+        labels=[f"{d:%d %b}" for d in days],
+        series=series,
+        total_lower=[totals[d]["lower"] or 0.0 for d in days],
+        total_upper=[totals[d]["upper"] or 0.0 for d in days],
+    )
+    rows = [
+        (
+            f"{d:%Y-%m-%d}",
+            number(totals[d]["kg"]),
+            f"{number(totals[d]['lower'])} – {number(totals[d]['upper'])}",
+            number(totals[d]["embodied"]),
+            number(totals[d]["energy"]),
+            number(totals[d]["usd"]),
+        )
+        for d in days
+    ]
+    header = ("day", "kg location-based", "bounds", "kg embodied", "kWh (IT)", "USD")
+    note = (
+        "Location-based, average intensity, each hour met by its own intensity. "
+        "Bars stack regions; the line through each dot spans the guaranteed bounds."
+    )
+    return Section("Baseline emissions by day", note, chart, header, rows)
+
+
+def _hours(connection: duckdb.DuckDBPyConnection) -> list[Section]:
+    rows = _rows(connection, "select * from emissions_by_hour_of_day order by hour_of_day")
+    labels = [f"{r['hour_of_day']:02d}" for r in rows]
+    days = [r["days"] for r in rows]
+    mean = Bars(
+        title="Emissions by hour of day",
+        unit="kgCO2e per day",
+        labels=labels,
+        values=[(r["kg_location"] or 0) / d for r, d in zip(rows, days, strict=True)],
+        lower=[(r["kg_location_lower"] or 0) / d for r, d in zip(rows, days, strict=True)],
+        upper=[(r["kg_location_upper"] or 0) / d for r, d in zip(rows, days, strict=True)],
+        x_title="hour of day, UTC",
+    )
+    intensity = Line(
+        title="Intensity that the energy met, by hour of day",
+        unit="gCO2e/kWh",
+        labels=labels,
+        values=[(r["mean_intensity_kgco2_kwh"] or 0) * 1000 for r in rows],
+        x_title="hour of day, UTC",
+    )
+    table = [
+        (label, number((r["kg_location"] or 0) / d), number((r["energy_kwh"] or 0) / d), number(g))
+        for label, r, d, g in zip(labels, rows, days, intensity.values, strict=True)
+    ]
+    header = ("hour (UTC)", "kg per day", "kWh (IT) per day", "g/kWh met")
+    return [
+        Section("Emissions by hour of day", "When the work runs, on a mean day.", mean, header, table),
+        Section(
+            "Intensity that the energy met",
+            "Energy-weighted: how clean the grid was when and where work ran.",
+            intensity,
+            (),
+            (),
+        ),
+    ]
+
+
+def _intake(lake: Lake) -> list[tuple[str, str, str]]:
+    counts = lake.read("ingest_counts", columns=["outcome", "class_name", "rows"])
+    connection = duckdb.connect()
+    connection.register("counts", counts)
+    rows = connection.sql(
+        "select outcome, class_name, cast(sum(rows) as bigint) from counts group by all order by outcome, 3 desc"
+    ).fetchall()
+    return [(outcome, name, f"{n:,}") for outcome, name, n in rows]
+
+
+def summary(project: Project) -> dict[str, Any]:
+    """Totals of the project as one flat object (the figures of the page's head)."""
+    connection = _open(project)
+    total = _rows(connection, f"select {_SUMS}, min(day) as first_day, max(day) as last_day from effective_cost")[0]
+    jobs = _rows(connection, "select count(*) as jobs from jobs")[0]["jobs"]
+    return {
+        "jobs": jobs,
+        "slices": int(total["slices"] or 0),
+        "slices_not_estimated": int(total["not_estimated"] or 0),
+        "energy_kwh": total["energy"],
+        "facility_kwh": total["facility"],
+        "kg_location": total["kg"],
+        "kg_location_lower": total["lower"],
+        "kg_location_upper": total["upper"],
+        "kg_market": total["market"],
+        "kg_embodied": total["embodied"],
+        "cost_usd": total["usd"],
+        "effective_cost_usd": total["effective"],
+        "first_day": str(total["first_day"]),
+        "last_day": str(total["last_day"]),
+    }
+
+
+def write_report(project: Project, out: Path, *, pngs: Path | None = None) -> Path:
+    """Render the page to ``out`` and, where ``pngs`` names a folder, each chart as a PNG.
+
+    Raises :class:`ReportError` when the marts are not built.
+    """
+    connection = _open(project)
+    lake = Lake(project.lake_root)
+    sections = [
+        _daily(connection),
+        _bar_section("Emissions by region", "", "region", _grouped(connection, "emissions_by_region", "region")),
+        _bar_section("Emissions by team", "", "team", _grouped(connection, "emissions_by_team", "team_id")),
+        _bar_section(
+            "Emissions by service", "The twelve largest.", "service",
+            _grouped(connection, "emissions_by_service", "service_name"),
+        ),
+        *_hours(connection),
+    ]  # fmt: skip
+    if pngs is not None:
+        pngs.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            png(section.chart, pngs / f"{section.title.lower().replace(' ', '_')}.png")
+    charts = [plotly_div(s.chart, f"chart-{i}", script=i == 0) for i, s in enumerate(sections)]
+    versions = [(t, lake.version(t), len(lake.slots(t)), len(lake.restatements(t))) for t in _TABLES]
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("sust_dagster.faces"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html.j2")
+    page = template.render(
+        totals=summary(project),
+        number=number,
+        project=project,
+        sections=list(zip(sections, charts, strict=True)),
+        intake=_intake(lake),
+        versions=versions,
+        digest=lake.digest(_TABLES),
+        version=__version__,
+        end=_last_hour(lake),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page)
+    return out
+
+
+def _last_hour(lake: Lake) -> datetime | None:
+    from sust_dagster.world.lake import slot_start
+
+    slots = lake.slots("emissions")
+    return slot_start(max(slots)) if slots else None

@@ -1,0 +1,156 @@
+"""Dagster runs without a server: the project's own instance, driven in this process.
+
+Belongs here: opening the instance, which hours are done, running a range as one run, and clearing what a killed
+process left behind. The assets and what they do belong to the orchestration.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+
+from sust_dagster.orchestration.jobs import HOURLY_ASSETS
+from sust_dagster.orchestration.partitions import hour_key, range_tags
+from sust_dagster.settings import Project
+
+_PID_TAG = "sust/pid"
+_INSTANCE_CONFIG = """\
+# The instance of this project: everything in this folder, nothing sent anywhere.
+telemetry:
+  enabled: false
+run_retries:
+  enabled: false
+retention:
+  schedule:
+    purge_after_days: 30
+  sensor:
+    purge_after_days: 7
+"""
+
+Progress = Callable[[str, int], None]
+
+
+class RunError(RuntimeError):
+    """A Dagster run failed; the message names the steps and checks that did."""
+
+
+def instance_folder(project: Project) -> Path:
+    """Where the project's Dagster instance lives; made on first use."""
+    folder = project.root / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "dagster.yaml"
+    if not config.exists():
+        config.write_text(_INSTANCE_CONFIG)
+    return folder
+
+
+@contextmanager
+def open_instance(project: Project) -> Iterator[dg.DagsterInstance]:
+    """The project's instance; runs of processes that died are marked as failed first."""
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    with dg.DagsterInstance.from_config(str(instance_folder(project))) as instance:
+        _bury_dead_runs(instance)
+        yield instance
+
+
+def _bury_dead_runs(instance: dg.DagsterInstance) -> None:
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(unfinished):
+        pid = run.tags.get(_PID_TAG)
+        if pid and pid != str(os.getpid()) and not Path(f"/proc/{pid}").exists():
+            instance.report_run_failed(run, "the process that ran it is gone; its range is run again")
+
+
+def done_hours(instance: dg.DagsterInstance, assets: Sequence[str] = HOURLY_ASSETS) -> set[str]:
+    """Partition keys that every one of the hourly assets has materialised."""
+    done = [set(instance.get_materialized_partitions(dg.AssetKey(a))) for a in assets]
+    return set.intersection(*done)
+
+
+def missing_ranges(instance: dg.DagsterInstance, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+    """The runs of consecutive hours in ``[start, end)`` that are not done yet."""
+    done = done_hours(instance)
+    ranges: list[tuple[datetime, datetime]] = []
+    at = start
+    while at < end:
+        following = at + timedelta(hours=1)
+        if hour_key(at) not in done:
+            if ranges and ranges[-1][1] == at:
+                ranges[-1] = (ranges[-1][0], following)
+            else:
+                ranges.append((at, following))
+        at = following
+    return ranges
+
+
+def run_job(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    job: str,
+    *,
+    window: tuple[datetime, datetime] | None = None,
+    reason: str | None = None,
+    progress: Progress | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Run a job once, over ``window`` if it is partitioned, in this process.
+
+    Raises :class:`RunError` naming what failed.
+    """
+    tags = {_PID_TAG: str(os.getpid())}
+    if window is not None:
+        tags.update(range_tags(*window))
+    if reason:
+        tags["sust/reason"] = reason
+    # dbt writes its own log to stdout, which belongs to the command's data.
+    with _watched(progress), redirect_stdout(io.StringIO()):
+        result = defs.resolve_job_def(job).execute_in_process(
+            instance=instance,
+            tags=tags,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    if not result.success:
+        raise RunError(_why(result))
+    return result
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    checks = [e for e in result.get_asset_check_evaluations() if not e.passed]
+    lines = [f"check {e.check_name} on {e.asset_key.to_user_string()}: {e.description}" for e in checks]
+    for event in result.get_step_failure_events():
+        error = event.step_failure_data.error
+        root = error
+        while root is not None and root.cause is not None:
+            root = root.cause
+        if root is not None:
+            lines.append(f"step {event.step_key}: {root.message.strip()}")
+    return "\n".join(lines) or f"run {result.run_id} failed"
+
+
+@contextmanager
+def _watched(progress: Progress | None) -> Iterator[None]:
+    """Report each stored partition while a run goes on: Dagster logs every event it stores."""
+    if progress is None:
+        yield
+        return
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            event = getattr(record, "dagster_event", None)
+            if event is not None and event.event_type_value in {"ASSET_MATERIALIZATION", "STEP_START"}:
+                progress(event.step_key or "", int(event.event_type_value == "ASSET_MATERIALIZATION"))
+
+    handler = Watch()
+    logger = logging.getLogger("dagster")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

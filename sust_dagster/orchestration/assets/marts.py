@@ -1,0 +1,129 @@
+"""MARTS: what people query: jobs, emissions by region, team, service and hour, effective cost.
+
+Belongs here: how the dbt project becomes assets. Each mart is a Parquet file under ``<project>/marts``; it is
+built aside and put in place whole, so a reader never sees half a file.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+
+from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.settings import Project
+
+DBT_PROJECT = Path(__file__).parents[3] / "dbt_project"
+
+
+class _Translator(DagsterDbtTranslator):
+    """Marts are ``marts/<name>``; sources keep the key of the asset that makes them."""
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        key = super().get_asset_key(dbt_resource_props)
+        return key if dbt_resource_props["resource_type"] == "source" else dg.AssetKey(["marts", key.path[-1]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        return None if dbt_resource_props["resource_type"] == "source" else "marts"
+
+
+def environment(project: Project) -> dict[str, str]:
+    """What the dbt project needs to know of this project."""
+    return {
+        "SUST_LAKE_URL": project.lake_root,
+        "SUST_BOOKS_URL": project.books_address,
+        "SUST_MARTS_BUILD": str(_build_folder(project)),
+        "SUST_CARBON_PRICE_USD_PER_T": repr(project.carbon_price_usd_per_t),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    }
+
+
+@contextmanager
+def _environment(project: Project) -> Iterator[None]:
+    """The variables set for the time of a dbt call, which takes none of its own."""
+    names = environment(project)
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _build_folder(project: Project) -> Path:
+    return project.marts_root / ".build"
+
+
+def dbt_executable() -> str:
+    """The dbt of this environment: it is not on PATH when the environment is not activated."""
+    beside = Path(sys.executable).with_name("dbt")
+    return str(beside) if beside.exists() else "dbt"
+
+
+def manifest() -> Path:
+    """The parsed dbt project, parsed again when a file of it is newer."""
+    path = DBT_PROJECT / "target" / "manifest.json"
+    sources = [p for p in DBT_PROJECT.rglob("*") if p.suffix in {".sql", ".yml"} and "target" not in p.parts]
+    newest = max(p.stat().st_mtime for p in sources)
+    if not path.exists() or path.stat().st_mtime < newest:
+        subprocess.run(
+            [
+                dbt_executable(),
+                "--quiet",
+                "parse",
+                "--project-dir",
+                str(DBT_PROJECT),
+                "--profiles-dir",
+                str(DBT_PROJECT),
+            ],
+            check=True,
+            env={**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
+        )
+        os.utime(path)
+    return path
+
+
+def dbt_resource() -> DbtCliResource:
+    """dbt, run in the project folder of this repository."""
+    return DbtCliResource(project_dir=str(DBT_PROJECT), profiles_dir=str(DBT_PROJECT), dbt_executable=dbt_executable())
+
+
+def build() -> list[dg.AssetsDefinition]:
+    """The marts, with their dbt tests as asset checks."""
+    settings = DagsterDbtTranslatorSettings(enable_asset_checks=True, enable_source_tests_as_checks=True)
+
+    @dbt_assets(manifest=manifest(), dagster_dbt_translator=_Translator(settings=settings), name="marts")
+    def marts(context: dg.AssetExecutionContext, dbt: DbtCliResource, project: ProjectResource) -> Iterator[Any]:
+        built = _build_folder(project.project)
+        shutil.rmtree(built, ignore_errors=True)
+        built.mkdir(parents=True)
+        with _environment(project.project):
+            for event in dbt.cli(["build"], context=context).stream():
+                yield _with_rows(event, built)
+        for file in sorted(built.glob("*.parquet")):
+            file.replace(project.project.marts_root / file.name)
+        built.rmdir()
+
+    return [marts]
+
+
+def _with_rows(event: Any, built: Path) -> Any:
+    """Add a mart's row count to its event; counted from the file, dbt's own counting would hold a lock."""
+    key = getattr(event, "asset_key", None)
+    if isinstance(event, dg.Output | dg.AssetMaterialization | dg.MaterializeResult) and key is not None:
+        file = built / f"{key.path[-1]}.parquet"
+        if file.exists():
+            rows = pq.read_metadata(file).num_rows
+            return event._replace(metadata={**(event.metadata or {}), "dagster/row_count": rows})
+    return event

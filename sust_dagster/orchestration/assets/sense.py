@@ -1,0 +1,80 @@
+"""SENSE: what the cloud billed becomes the activity ledger; what cannot is quarantined with a reason.
+
+Belongs here: the assets the ingestor writes. The bill itself is outside (an external asset): the executor
+changes the cloud, the ingestor reads what it did.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sust_dagster.agents.ingestor import ingest_range
+from sust_dagster.orchestration.declarations import asset_properties, column_lineage
+from sust_dagster.orchestration.io_managers import window_of
+from sust_dagster.orchestration.partitions import SINGLE_RUN
+from sust_dagster.orchestration.previews import by_hour_of_day, sparkline, top_table
+from sust_dagster.orchestration.resources import ProjectResource
+
+BILLING_RECORDS = dg.AssetSpec(
+    "billing_records",
+    group_name="cloud",
+    description="What the cloud billed: FOCUS, CUR, GCP or Azure exports, or the simulated cloud's FOCUS rows.",
+    kinds={"source"},
+)
+
+_LINEAGE = column_lineage(
+    {
+        "started_at": {"billing_records": ["ChargePeriodStart"]},
+        "ended_at": {"billing_records": ["ChargePeriodEnd"]},
+        "region": {"billing_records": ["RegionId"]},
+        "instance_type": {"billing_records": ["SkuMeter", "SkuPriceDetails"]},
+        "vcpus": {"billing_records": ["SkuPriceDetails"]},
+        "usage_hours": {"billing_records": ["ConsumedQuantity", "ConsumedUnit"]},
+        "resource_qty": {"billing_records": ["ConsumedQuantity", "ConsumedUnit", "SkuPriceDetails"]},
+        "cost_usd": {"billing_records": ["BilledCost", "BillingCurrency"]},
+        "team_id": {"billing_records": ["Tags", "SubAccountId"]},
+        "service_name": {"billing_records": ["Tags", "ServiceName"]},
+        "workload_category": {"billing_records": ["Tags"]},
+        "job_id": {"billing_records": ["Tags", "ResourceId"]},
+    }
+)
+
+
+def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets of this step, over the project's hours."""
+
+    @dg.multi_asset(
+        name="ingest",
+        outs={
+            table: dg.AssetOut(io_manager_key="lake", **asset_properties(table, "ingestor"))
+            for table in ("activity_ledger", "quarantine", "ingest_counts")
+        },
+        deps=[BILLING_RECORDS],
+        partitions_def=hourly,
+        backfill_policy=SINGLE_RUN,
+    )
+    def ingest(context: dg.AssetExecutionContext, project: ProjectResource) -> Iterator[dg.Output[pa.Table]]:
+        start, end = window_of(context)
+        batches = project.billing.read(start, end)
+        result = ingest_range(batches, start, end, project.ingest_options, undated=project.project.start)
+        context.log.info("rows read %d: %s", result.rows_read, result.summary())
+        yield dg.Output(result.counts, "ingest_counts", metadata={"dagster/row_count": result.counts.num_rows})
+        yield dg.Output(result.quarantine, "quarantine", metadata={"dagster/row_count": result.quarantine.num_rows})
+        yield dg.Output(result.ledger, "activity_ledger", metadata=_ledger_metadata(result.ledger, result.summary()))
+
+    return [BILLING_RECORDS, ingest]
+
+
+def _ledger_metadata(ledger: pa.Table, summary: dict[str, int]) -> dict[str, object]:
+    return {
+        "dagster/row_count": ledger.num_rows,
+        "dagster/column_lineage": _LINEAGE,
+        **summary,
+        "cost_usd": pc.sum(ledger.column("cost_usd")).as_py() or 0.0,
+        "vcpu_hours": pc.sum(ledger.column("vcpu_hours")).as_py() or 0.0,
+        "anomalies": ledger.num_rows - ledger.column("anomaly").null_count,
+        "vcpu_hours_by_hour_of_day": sparkline(by_hour_of_day(ledger, "started_at", "vcpu_hours")),
+        "top_services": top_table(ledger, "service_name", "cost_usd", "USD"),
+    }

@@ -1,0 +1,47 @@
+"""Jobs: one per cadence of the loop.
+
+Belongs here: which assets run together. What they do belongs to the assets; when, to the schedules.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+#: What ``define_asset_job`` returns; the type has no public name.
+AssetJob = Any
+
+HOURLY_ASSETS = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions")
+
+
+def build(hourly: dg.PartitionsDefinition, *, with_marts: bool = True) -> list[AssetJob]:
+    """The jobs of the loop."""
+    jobs = [
+        dg.define_asset_job(
+            "hourly_sense_and_model",
+            selection=dg.AssetSelection.assets(*HOURLY_ASSETS),
+            partitions_def=hourly,
+            description="Ingest what was billed and account for it; a range of hours runs as one.",
+        ),
+        dg.define_asset_job(
+            "restate_emissions",
+            selection=dg.AssetSelection.assets("emissions"),
+            partitions_def=hourly,
+            description="Account hours again, with the factors active now, from the ledger as it stands.",
+        ),
+        dg.define_asset_job(
+            "factors",
+            selection=dg.AssetSelection.assets("emission_factors"),
+            description="Install the factors shipped with this release where they are missing.",
+        ),
+    ]
+    if with_marts:
+        jobs.append(
+            dg.define_asset_job(
+                "daily_marts",
+                selection=dg.AssetSelection.groups("marts"),
+                description="Build the marts from everything accounted so far.",
+            )
+        )
+    return jobs

@@ -1,0 +1,59 @@
+"""Schedules: when the loop's jobs run. Explicit times only; nothing here can multiply runs.
+
+Belongs here: cron expressions and the range each tick covers. Scheduled asset jobs run one partition a tick;
+what must catch up asks for a range through run tags.
+"""
+
+from datetime import datetime, timedelta
+
+import dagster as dg
+
+from sust_dagster.orchestration.jobs import AssetJob
+from sust_dagster.orchestration.partitions import range_tags
+from sust_dagster.settings import Project
+
+#: How far back late bills and revised grid data are looked for, days.
+RECONCILE_DAYS = 3
+
+
+def build(project: Project, jobs: dict[str, AssetJob]) -> list[dg.ScheduleDefinition]:
+    """The schedules of the loop, all UTC."""
+    hourly_job = jobs["hourly_sense_and_model"]
+
+    @dg.schedule(
+        name="reconcile_late_data",
+        cron_schedule="30 2 * * *",
+        execution_timezone="UTC",
+        job=hourly_job,
+        description=f"Ingest and account for the last {RECONCILE_DAYS} days again, as one run; unchanged hours stay.",
+    )
+    def reconcile_late_data(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        end = context.scheduled_execution_time.replace(minute=0, second=0, microsecond=0)
+        return _range_request(project, end - timedelta(days=RECONCILE_DAYS), end)
+
+    schedules: list[dg.ScheduleDefinition] = [
+        dg.build_schedule_from_partitioned_job(
+            hourly_job, name="hourly_sense_and_model", minute_of_hour=5, description="The hour that just ended."
+        ),
+        reconcile_late_data,
+    ]
+    if "daily_marts" in jobs:
+        schedules.append(
+            dg.ScheduleDefinition(
+                name="daily_marts",
+                job=jobs["daily_marts"],
+                cron_schedule="45 2 * * *",
+                execution_timezone="UTC",
+                description="After late data is in, before the plan of the day.",
+            )
+        )
+    return schedules
+
+
+def _range_request(project: Project, start: datetime, end: datetime) -> dg.RunRequest | dg.SkipReason:
+    start = max(start, project.start)
+    end = min(end, project.end or end)
+    if end <= start:
+        return dg.SkipReason(f"the project's hours end at {project.end}")
+    tags = {**range_tags(start, end), "sust/reason": "late or revised input"}
+    return dg.RunRequest(run_key=f"{start:%Y-%m-%dT%H}-{end:%Y-%m-%dT%H}", tags=tags)

@@ -1,0 +1,527 @@
+"""The books: transactional tables in SQL, append-only, on SQLite or PostgreSQL.
+
+Belongs here: opening and migrating, idempotent appends, reads as Arrow tables, transactions over several
+appends, transitions of decisions. Does not belong here: columns (``schemas``), SQL objects
+(``books_schema``), the rules of decisions (``decisions``), who may do what (``access``).
+
+SQLite runs in WAL mode with full durability: a transaction that was reported done survives a power cut.
+Writers take their lock when they begin, so what a transaction read still holds when it writes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import threading
+import time
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
+
+from sust_dagster.world.books_schema import (
+    DECISION_LOG,
+    DECISION_LOG_ARROW,
+    DECISION_LOG_VIEW,
+    TABLES_SQL,
+    UNIQUE,
+    key_of,
+)
+from sust_dagster.world.decisions import (
+    Decided,
+    Event,
+    Transition,
+    TransitionRefused,
+    check_event,
+    event_of,
+    fold,
+    is_human,
+    same_event,
+)
+from sust_dagster.world.migrations import HEAD, VERSION_TABLE
+from sust_dagster.world.permissions import postgres_grants, role
+from sust_dagster.world.schemas import TABLES, Agent, SchemaError, TableSpec
+
+Rows = pa.Table | Sequence[Mapping[str, Any]]
+Where = Mapping[str, Any]
+
+BUSY_SECONDS = 30.0
+_CHUNK = 500
+_MIGRATING = threading.Lock()
+#: Arbitrary, constant keys of PostgreSQL advisory locks.
+_LOCK_MIGRATION, _LOCK_DECISIONS = 7_301_001, 7_301_002
+#: Tables whose writers need not be able to read them: rows go in without a look at what is there.
+_WRITE_ONLY = ("access_log",)
+
+
+class BooksError(RuntimeError):
+    """The books cannot be opened or asked like that."""
+
+
+class ConflictError(ValueError):
+    """A row with this key is in the books with other content."""
+
+    def __init__(self, table: str, key: Mapping[str, Any], columns: Sequence[str]) -> None:
+        self.table, self.key, self.columns = table, dict(key), tuple(columns)
+        named = ", ".join(f"{k}={v}" for k, v in key.items())
+        super().__init__(f"{table} holds {named} already, with other {', '.join(columns)}; rows are never changed")
+
+
+@dataclass(frozen=True)
+class AppendResult:
+    """How many rows an append added, and how many were there already with the same content."""
+
+    table: str
+    inserted: int
+    unchanged: int
+
+
+def books_url(address: str | Path) -> sa.URL:
+    """The SQLAlchemy URL of a file path or a database URL, with a driver that is installed."""
+    text = str(address)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=str(Path(text).absolute()))
+    url = sa.make_url(text.replace("postgres://", "postgresql://", 1))
+    if url.drivername == "postgresql":
+        # A bare postgresql:// means another driver in each SQLAlchemy release: name the one that is there.
+        for driver in ("psycopg2", "psycopg"):
+            if importlib.util.find_spec(driver):
+                return url.set(drivername=f"postgresql+{driver}")
+        raise BooksError(f"no PostgreSQL driver for {url.render_as_string()}: install psycopg2-binary or psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise BooksError(f"the books are kept in SQLite or PostgreSQL, not in {url.get_backend_name()}")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise BooksError("the books need a file: sqlite:///path/to/books.db")
+    return url
+
+
+class Books:
+    """The books at ``url``. :meth:`open` is the way in: it creates and migrates them too.
+
+    ``agent_roles``: on PostgreSQL, a transaction of an agent runs as that agent's role, so the database
+    refuses what the matrix refuses. Needs :meth:`install_roles` once, and an account that is granted the roles.
+    """
+
+    def __init__(self, url: str | Path | sa.URL, *, agent_roles: bool = False) -> None:
+        self.url = url if isinstance(url, sa.URL) else books_url(url)
+        self.agent_roles = agent_roles
+        self._thread = threading.local()
+        sqlite = self.url.get_backend_name() == "sqlite"
+        arguments = {"timeout": BUSY_SECONDS} if sqlite else {}
+        self.engine = sa.create_engine(self.url, connect_args=arguments, pool_pre_ping=not sqlite)
+        if sqlite:
+            sa_event.listen(self.engine, "connect", _sqlite_connected)
+            sa_event.listen(self.engine, "begin", _sqlite_begin)
+
+    @classmethod
+    def open(cls, path_or_url: str | Path, *, agent_roles: bool = False) -> Books:
+        """Open the books, creating or migrating them first; two processes may do so at once."""
+        books = cls(path_or_url, agent_roles=agent_roles)
+        if books.url.get_backend_name() == "sqlite":
+            Path(str(books.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        books.migrate()
+        return books
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.engine.dispose()
+
+    # -- set-up -------------------------------------------------------------------------------------
+
+    def revision(self) -> str | None:
+        """The migration the database is at; ``None`` when it holds no books."""
+        with self.engine.connect() as connection:
+            return _revision(connection)
+
+    def migrate(self) -> None:
+        """Bring the database to this release's revision; raises when it is of a newer one."""
+        current = self.revision()
+        if current == HEAD:
+            return
+        if current is not None and current > HEAD:
+            raise BooksError(f"the books are at revision {current}, this release knows {HEAD}: upgrade the software")
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        config.set_main_option("path_separator", "os")
+        with _MIGRATING, self._begin(write=True) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_MIGRATION})"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def install_roles(self) -> None:
+        """Create the agents' roles, grants and row-level security (PostgreSQL; needs CREATEROLE)."""
+        if self.engine.dialect.name != "postgresql":
+            raise BooksError("SQLite has no roles; there the handles and the triggers stand guard")
+        with self._begin(write=True) as connection:
+            connection.execute(sa.text(postgres_grants()))
+
+    # -- use ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _begin(self, *, write: bool, agent: Agent | None = None) -> Generator[sa.Connection]:
+        if write and getattr(self._thread, "writing", False):
+            raise BooksError("this thread has a transaction open: write through it, a second one would wait for it")
+        if write:
+            self._thread.writing = True
+        try:
+            with self.engine.connect().execution_options(sust_write=write) as connection, connection.begin():
+                if agent is not None and self.agent_roles and connection.dialect.name == "postgresql":
+                    connection.execute(sa.text(f"SET LOCAL ROLE {role(agent)}"))
+                yield connection
+        finally:
+            if write:
+                self._thread.writing = False
+
+    @contextmanager
+    def transaction(self, agent: Agent | None = None) -> Generator[Transaction]:
+        """Several appends and transitions that happen together or not at all."""
+        with self._begin(write=True, agent=agent) as connection:
+            yield Transaction(connection)
+
+    @contextmanager
+    def snapshot(self, agent: Agent | None = None) -> Generator[Transaction]:
+        """Several reads of one state of the books."""
+        with self._begin(write=False, agent=agent) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            yield Transaction(connection)
+
+    def append(self, table: str, rows: Rows) -> AppendResult:
+        """Append rows in a transaction of their own; see :meth:`Transaction.append`."""
+        with self.transaction() as transaction:
+            return transaction.append(table, rows)
+
+    def read(
+        self,
+        table: str,
+        where: Where | None = None,
+        *conditions: sa.ColumnElement[bool],
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows as an Arrow table; see :meth:`Transaction.read`."""
+        with self._begin(write=False) as connection:
+            return Transaction(connection).read(table, where, *conditions, columns=columns)
+
+    def decide(self, agent: Agent, transitions: Iterable[Transition], now: datetime) -> list[Decided]:
+        """Make transitions in a transaction of their own; see :meth:`Transaction.decide`."""
+        with self.transaction(agent) as transaction:
+            return transaction.decide(agent, transitions, now)
+
+
+class Transaction:
+    """One transaction of the books. It ends with its ``with`` block; an exception undoes all of it."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
+        self._postgres = connection.dialect.name == "postgresql"
+
+    def append(self, table: str, rows: Rows) -> AppendResult:
+        """Append rows. A row whose key is there with the same content is left alone.
+
+        Raises :class:`ConflictError` when it is there with other content, ``SchemaError`` when a row does not
+        fit the table, :class:`TransitionRefused` when a decision event does not follow from the state.
+        """
+        spec = _spec(table)
+        records = _records(spec, rows)
+        if table == "decision_events":
+            return self._append_events(records)
+        return self._append(spec, records)
+
+    def read(
+        self,
+        table: str,
+        where: Where | None = None,
+        *conditions: sa.ColumnElement[bool],
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows of a table or of the view ``decision_log``, ordered by key.
+
+        ``where`` maps columns to a value, to a collection of values or to ``None``; ``conditions`` are
+        SQLAlchemy expressions over ``TABLES_SQL[table]`` or ``DECISION_LOG_VIEW``. Decision events come in the
+        order they happened within a recommendation.
+        """
+        source, schema, order = _source(table)
+        if columns is not None:
+            schema = pa.schema([_field(schema, table, c) for c in columns])
+        query = sa.select(*(self._selected(source.c[f.name]) for f in schema)).order_by(*order)
+        for name, value in (where or {}).items():
+            query = query.where(_condition(source.c[_field(source_schema(table), table, name).name], value))
+        found = self.connection.execute(query.where(*conditions)).all()
+        cells = list(zip(*found, strict=True)) or [()] * len(schema)
+        result = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(cells, schema, strict=True)], schema=schema)
+        return _canonical_configs(result) if table == DECISION_LOG and self._postgres else result
+
+    def decide(self, agent: Agent, transitions: Iterable[Transition], now: datetime) -> list[Decided]:
+        """Make transitions on behalf of an agent, all or none.
+
+        Of several processes that make the same transition one appends it; another that says the very same
+        gets the event with ``appended`` false, one that says anything else is refused. Raises
+        :class:`TransitionRefused`.
+        """
+        wanted = list(transitions)
+        histories = self._histories([t.recommendation_id for t in wanted])
+        rejected_by = self._rejected_by()
+        results: list[Decided] = []
+        for transition in wanted:
+            history = histories[transition.recommendation_id]
+            earlier = next((e for e in history if e["to_status"] == transition.to_status), None)
+            before = history if earlier is None else history[: earlier["sequence"]]
+            event = _typed(event_of(transition, agent, before, now))
+            if earlier is not None and same_event(earlier, event):
+                results.append(Decided(earlier, appended=False))
+                continue
+            check_event(event, history, rejected_by)
+            history.append(event)
+            if event["to_status"] == "rejected" and is_human(event["actor"]):
+                rejected_by[event["plan_hash"]] = event["actor"]
+            results.append(Decided(event, appended=True))
+        self._insert(TABLES["decision_events"], [r.event for r in results if r.appended])
+        return results
+
+    def state(self, recommendation_id: str) -> str | None:
+        """The state of a recommendation; ``None`` when it was never proposed."""
+        return fold(self.read("decision_events", {"recommendation_id": recommendation_id}).to_pylist())
+
+    # -- appending ----------------------------------------------------------------------------------
+
+    def _append(self, spec: TableSpec, records: list[dict[str, Any]]) -> AppendResult:
+        if not records or spec.name in _WRITE_ONLY:
+            self._insert(spec, records)
+            return AppendResult(spec.name, len(records), 0)
+        key = key_of(spec)
+        wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for record in records:
+            identity = tuple(record[k] for k in key)
+            _compare(spec, key, wanted.setdefault(identity, record), record)
+        missing = self._missing(spec, key, wanted)
+        inserted = self._insert(spec, missing)
+        if inserted < len(missing):
+            # Another process was first with some of them: what it wrote must be what we would have.
+            for record in self._missing(spec, key, wanted):
+                raise ConflictError(spec.name, {k: record[k] for k in UNIQUE.get(spec.name, key)}, key)
+        return AppendResult(spec.name, inserted, len(records) - inserted)
+
+    def _missing(
+        self, spec: TableSpec, key: tuple[str, ...], wanted: Mapping[tuple[Any, ...], dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The wanted rows that are not there; raises when one is there with other content."""
+        columns = [TABLES_SQL[spec.name].c[k] for k in key]
+        identities = list(wanted)
+        present: set[tuple[Any, ...]] = set()
+        for begin in range(0, len(identities), _CHUNK):
+            chunk = identities[begin : begin + _CHUNK]
+            condition = columns[0].in_([i[0] for i in chunk]) if len(key) == 1 else sa.tuple_(*columns).in_(chunk)
+            for row in self.connection.execute(sa.select(TABLES_SQL[spec.name]).where(condition)).mappings():
+                identity = tuple(row[k] for k in key)
+                _compare(spec, key, row, wanted[identity])
+                present.add(identity)
+        return [r for i, r in wanted.items() if i not in present]
+
+    def _insert(self, spec: TableSpec, records: list[dict[str, Any]]) -> int:
+        """Insert rows; on PostgreSQL those that another process has just inserted are passed over."""
+        if not records:
+            return 0
+        table = TABLES_SQL[spec.name]
+        if self._postgres and spec.name not in (*_WRITE_ONLY, "decision_events"):
+            statement = postgresql.insert(table).on_conflict_do_nothing()
+            key = [table.c[k] for k in key_of(spec)]
+            return len(self.connection.execute(statement.returning(*key), records).all())
+        try:
+            self.connection.execute(table.insert(), records)
+        except IntegrityError as error:
+            raise self._conflict(spec, records, error) from error
+        return len(records)
+
+    def _conflict(self, spec: TableSpec, records: list[dict[str, Any]], error: IntegrityError) -> Exception:
+        """What an integrity error means: a natural key that is taken, or the database's own words."""
+        if spec.name == "decision_events":
+            first = records[0]
+            return TransitionRefused(first["recommendation_id"], first["to_status"], str(error.orig))
+        unique = UNIQUE.get(spec.name)
+        if unique and "key is taken" in str(error.orig):
+            for record in records:
+                natural = {c: record[c] for c in unique}
+                if self.read(spec.name, natural).num_rows:
+                    return ConflictError(spec.name, natural, key_of(spec))
+        return SchemaError(f"table {spec.name}: {error.orig}")
+
+    # -- decisions ----------------------------------------------------------------------------------
+
+    def _append_events(self, records: list[dict[str, Any]]) -> AppendResult:
+        histories = self._histories([r["recommendation_id"] for r in records])
+        rejected_by = self._rejected_by()
+        fresh: list[Event] = []
+        for event in sorted(records, key=lambda r: r["sequence"]):
+            history = histories[event["recommendation_id"]]
+            if any(same_event(e, event) for e in history):
+                continue
+            held = next((e for e in history if e["event_id"] == event["event_id"]), None)
+            if held is not None:
+                _compare(TABLES["decision_events"], ("event_id",), held, event)
+            check_event(event, history, rejected_by)
+            history.append(event)
+            fresh.append(event)
+            if event["to_status"] == "rejected" and is_human(event["actor"]):
+                rejected_by[event["plan_hash"]] = event["actor"]
+        self._insert(TABLES["decision_events"], fresh)
+        return AppendResult("decision_events", len(fresh), len(records) - len(fresh))
+
+    def _histories(self, recommendations: Sequence[str]) -> dict[str, list[Event]]:
+        """Events of each recommendation in order, under a lock against other writers of decisions."""
+        if self._postgres:
+            self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_DECISIONS})"))
+        histories: dict[str, list[Event]] = {r: [] for r in recommendations}
+        names = list(histories)
+        for begin in range(0, len(names), _CHUNK):
+            chunk = names[begin : begin + _CHUNK]
+            for event in self.read("decision_events", {"recommendation_id": chunk}).to_pylist():
+                histories[event["recommendation_id"]].append(_typed(event))
+        return histories
+
+    def _rejected_by(self) -> dict[str, str]:
+        rejections = self.read("decision_events", {"to_status": "rejected"}, columns=["plan_hash", "actor"])
+        return {r["plan_hash"]: r["actor"] for r in rejections.to_pylist() if is_human(r["actor"])}
+
+    @staticmethod
+    def _selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        return sa.cast(column, sa.Text) if column.name.endswith("_config") else column
+
+
+# -- helpers ------------------------------------------------------------------------------------------------
+
+
+def _spec(table: str) -> TableSpec:
+    spec = TABLES.get(table)
+    if spec is None or spec.home != "books":
+        raise BooksError(f"{table} is not a table of the books; tables: {', '.join(sorted(TABLES_SQL))}")
+    return spec
+
+
+def source_schema(table: str) -> pa.Schema:
+    """Arrow schema of a table of the books or of the view ``decision_log``."""
+    return DECISION_LOG_ARROW if table == DECISION_LOG else _spec(table).arrow
+
+
+def _source(table: str) -> tuple[sa.Table, pa.Schema, list[sa.ColumnElement[Any]]]:
+    if table == DECISION_LOG:
+        view = DECISION_LOG_VIEW
+        return view, DECISION_LOG_ARROW, [view.c.proposed_at, view.c.recommendation_id]
+    spec = _spec(table)
+    source = TABLES_SQL[table]
+    order = ("recommendation_id", "sequence") if table == "decision_events" else key_of(spec)
+    return source, spec.arrow, [source.c[c] for c in order]
+
+
+def _field(schema: pa.Schema, table: str, name: str) -> pa.Field:
+    if name not in schema.names:
+        raise BooksError(f"{table} has no column {name}")
+    return schema.field(name)
+
+
+def _condition(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
+    if value is None:
+        return column.is_(None)
+    if isinstance(value, Collection) and not isinstance(value, str):
+        return column.in_(list(value))
+    return column == value
+
+
+def _records(spec: TableSpec, rows: Rows) -> list[dict[str, Any]]:
+    """Rows as plain values that fit the table; raises ``SchemaError`` otherwise."""
+    if not isinstance(rows, pa.Table):
+        unknown = sorted({name for row in rows for name in row} - set(spec.column_names))
+        if unknown:
+            raise SchemaError(f"table {spec.name}: unknown columns {unknown}; declare them in world/schemas.py")
+        try:
+            rows = pa.Table.from_pylist([_zoned(spec, r) for r in rows], schema=spec.arrow)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SchemaError(f"table {spec.name}: {error}") from error
+    for name, kind in zip(rows.column_names, rows.schema.types, strict=True):
+        if pa.types.is_timestamp(kind) and kind.tz is None:
+            raise SchemaError(f"table {spec.name}, column {name}: times without a timezone; they must be UTC")
+        if pa.types.is_floating(kind) and pc.all(pc.is_finite(rows.column(name))).as_py() is False:
+            raise SchemaError(f"table {spec.name}, column {name}: a value is not a finite number")
+    return [_typed(r) for r in spec.conform(rows).to_pylist()]
+
+
+def _zoned(spec: TableSpec, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in row.items():
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise SchemaError(f"table {spec.name}, column {name}: {value} has no timezone; times must be UTC")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SchemaError(f"table {spec.name}, column {name}: {value} is not a finite number")
+    return row
+
+
+def _typed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its instants in one zone object, so that rows compare by value."""
+    return {k: v.astimezone(UTC) if isinstance(v, datetime) else v for k, v in record.items()}
+
+
+def _compare(spec: TableSpec, key: tuple[str, ...], held: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    differing = [c for c in spec.column_names if held[c] != new[c]]
+    if differing:
+        raise ConflictError(spec.name, {k: new[k] for k in key}, differing)
+
+
+def _canonical_configs(table: pa.Table) -> pa.Table:
+    """The view's JSON as this package writes JSON: PostgreSQL's has spaces and an order of its own."""
+    for name in ("current_config", "proposed_config"):
+        if name in table.column_names:
+            texts = [
+                json.dumps(json.loads(v), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+                for v in table.column(name).to_pylist()
+            ]
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array(texts, pa.string()))
+    return table
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def _sqlite_connected(connection: Any, _record: Any) -> None:
+    """Settings of a new SQLite connection; transactions are begun by us, not by the driver."""
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    deadline = time.monotonic() + BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        # The busy timeout does not cover the change of mode, which two new processes may try at once.
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("sust_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,368 @@
+"""The books on a real PostgreSQL: tables, guards, view, roles; with a driver also the whole of ``Books``.
+
+The SQL part goes through ``psql`` and needs no driver. A server is started from the distribution's binaries, on a
+Unix socket in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from signal import SIGINT
+
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from books_samples import OWNERS, PATHS, START, bring_to, event, sample, sample_table, step
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DatabaseError
+from test_books_concurrency import run_two_processes
+
+from sust_dagster.world import migrations
+from sust_dagster.world.access import World
+from sust_dagster.world.books import AppendResult, Books, ConflictError
+from sust_dagster.world.books_schema import DECISION_LOG_ARROW, TABLES_SQL, postgres_script
+from sust_dagster.world.decisions import VERB_BY_STATUS, TransitionRefused
+from sust_dagster.world.factor_store import FactorStore
+from sust_dagster.world.lake import Lake
+from sust_dagster.world.permissions import PermissionRefused, allowed, postgres_grants, role
+from sust_dagster.world.schemas import AGENTS, DECISION_STATES, POLICIES, TABLES, tables
+
+BOOKS = list(tables("books"))
+OK, DENIED, RAISED = "00000", "42501", "P0001"
+
+
+@dataclass(frozen=True)
+class Server:
+    bin: Path
+    folder: Path
+
+    def psql(self, database: str, script: str, *, stop: bool = True) -> str:
+        """Run a script; returns what it printed. ``stop``: at the first error, which then fails the test."""
+        done = subprocess.run(
+            [
+                self.bin / "psql",
+                "-XqAt",
+                "-h",
+                self.folder,
+                "-U",
+                "postgres",
+                "-v",
+                f"ON_ERROR_STOP={int(stop)}",
+                database,
+            ],
+            input=script,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not stop or done.returncode == 0, done.stderr
+        return done.stdout
+
+    def create(self, database: str) -> str:
+        self.psql("postgres", f"CREATE DATABASE {database}")
+        return database
+
+    def codes(self, database: str, statements: dict[str, str], agent: str | None = None) -> dict[str, str]:
+        """SQLSTATE of each statement, each in a transaction that is rolled back, as an agent's role if given."""
+        become = f"SET LOCAL ROLE {role(agent)};" if agent else ""
+        script = "".join(
+            f"BEGIN; {become}\n{s};\n\\echo '##' {n} :SQLSTATE\nROLLBACK;\n" for n, s in statements.items()
+        )
+        lines = [line.split() for line in self.psql(database, script, stop=False).splitlines() if line.startswith("##")]
+        return {name: code for _, name, code in lines}
+
+
+def find_binaries() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    if found:
+        return found[-1].parent
+    initdb = shutil.which("initdb")
+    return Path(initdb).resolve().parent if initdb else None
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL binaries on this machine (Debian: postgresql-15)")
+    if int(binaries.parent.name) < 15 if binaries.parent.name.isdigit() else False:
+        pytest.skip(f"PostgreSQL 15 or later is needed, {binaries} is older")
+    become: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="pg") as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            # PostgreSQL refuses to run as root.
+            try:
+                account = pwd.getpwnam("postgres")
+            except KeyError:
+                pytest.skip("tests run as root and there is no account 'postgres' to run the server as")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            become = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+        options = ["-A", "trust", "-U", "postgres", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"]
+        subprocess.run([*become, binaries / "initdb", "-D", folder / "data", *options], check=True, capture_output=True)
+        settings = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "timezone=Asia/Kolkata"]
+        process = subprocess.Popen(
+            [*become, binaries / "postgres", "-D", folder / "data", "-k", folder, *settings],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            for _ in range(200):
+                ready = subprocess.run([binaries / "pg_isready", "-q", "-h", folder, "-U", "postgres"], check=False)
+                if ready.returncode == 0:
+                    break
+                assert process.poll() is None, "the PostgreSQL server ended at once"
+                time.sleep(0.05)
+            yield Server(binaries, folder)
+        finally:
+            process.send_signal(SIGINT)  # SIGTERM would wait for every client to leave
+            process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def database(server: Server) -> str:
+    """A database set up by the scripts, roles included."""
+    name = server.create("scripted")
+    server.psql(name, postgres_script() + postgres_grants())
+    return name
+
+
+def insert(table: str, row: dict[str, object]) -> str:
+    dialect = postgresql.dialect(paramstyle="named")
+    statement = TABLES_SQL[table].insert().values(row)
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def events_to(recommendation: str, status: str) -> str:
+    path = (*PATHS[status], status)
+    rows = [event(recommendation, to, i, path[i - 1] if i else None) for i, to in enumerate(path)]
+    return "".join(insert("decision_events", r) + ";\n" for r in rows)
+
+
+# -- the SQL, through psql ----------------------------------------------------------------------------------
+
+
+def test_the_scripts_make_the_declared_tables(server: Server, database: str) -> None:
+    query = (
+        "SELECT table_name, column_name, is_nullable, col_description(table_name::regclass, ordinal_position) "
+        "FROM information_schema.columns WHERE table_schema = 'public'"
+    )
+    found = {tuple(line.split("|")[:2]): line.split("|")[2:] for line in server.psql(database, query).splitlines()}
+    for spec in BOOKS:
+        for column in spec.columns:
+            nullable, comment = found[spec.name, column.name]
+            assert nullable == ("YES" if column.nullable else "NO")
+            assert comment == (f"{column.doc} [{column.unit}]" if column.unit else column.doc)
+    assert server.psql(database, f"SELECT * FROM {migrations.VERSION_TABLE}").strip() == migrations.HEAD
+
+
+def test_grants_may_be_run_again(server: Server, database: str) -> None:
+    server.psql(database, postgres_grants())
+
+
+def test_not_even_the_owner_changes_or_removes_a_row(server: Server, database: str) -> None:
+    for spec in BOOKS:
+        text = next(c.name for c in spec.columns if c.type == pa.string())
+        codes = server.codes(
+            database,
+            {
+                "update": f"UPDATE {spec.name} SET {text} = 'forged'",
+                "delete": f"DELETE FROM {spec.name}",
+                "truncate": f"TRUNCATE {spec.name} CASCADE",
+                "upsert": f"INSERT INTO {spec.name} SELECT * FROM {spec.name} ON CONFLICT "
+                f"({', '.join(c.name for c in TABLES_SQL[spec.name].primary_key)}) DO UPDATE SET {text} = 'forged'",
+            },
+        )
+        assert codes == dict.fromkeys(("update", "delete", "truncate", "upsert"), RAISED), spec.name
+
+
+def test_a_factor_version_is_unique_nulls_included(server: Server, database: str) -> None:
+    row = sample(TABLES["emission_factors"], region=None, provider=None)
+    twice = f"{insert('emission_factors', row)}; {insert('emission_factors', row | {'factor_id': 'another'})}"
+    assert server.codes(database, {"twice": twice}) == {"twice": "23505"}
+
+
+def test_every_cell_of_the_matrix_as_a_real_role(server: Server, database: str) -> None:
+    factor = sample(TABLES["emission_factors"], 500)
+    server.psql(database, insert("emission_factors", factor))
+    for agent in AGENTS:
+        statements, expected = {}, {}
+        for i, spec in enumerate(BOOKS):
+            statements[f"{spec.name}/read"] = f"SELECT count(*) FROM {spec.name}"
+            expected[f"{spec.name}/read"] = OK if allowed(agent, spec.name, "read") else DENIED
+            if spec.name != "decision_events":
+                changes = {"factor_id": factor["factor_id"]} if spec.name == "factor_reviews" else {}
+                changes |= {"agent": agent} if spec.name == "access_log" else {}
+                statements[f"{spec.name}/write"] = insert(spec.name, sample(spec, 100 + i, **changes))
+                expected[f"{spec.name}/write"] = OK if allowed(agent, spec.name, "write") else DENIED
+            for verb in ("UPDATE", "DELETE"):
+                change = f"UPDATE {spec.name} SET {spec.columns[0].name} = NULL"
+                statements[f"{spec.name}/{verb}"] = change if verb == "UPDATE" else f"DELETE FROM {spec.name}"
+                expected[f"{spec.name}/{verb}"] = DENIED
+        statements["decision_log/read"] = "SELECT count(*) FROM decision_log"
+        expected["decision_log/read"] = OK if allowed(agent, "decision_log", "read") else DENIED
+        statements["version/read"] = f"SELECT version_num FROM {migrations.VERSION_TABLE}"
+        expected["version/read"] = OK
+        assert server.codes(database, statements, agent) == expected
+
+
+def test_each_role_makes_its_own_transitions_and_no_others(server: Server, database: str) -> None:
+    server.psql(database, "".join(events_to(f"at-{s}", PATHS[s][-1]) for s in DECISION_STATES if PATHS[s]))
+    for agent in AGENTS:
+        statements, expected = {}, {}
+        for status in DECISION_STATES:
+            before = PATHS[status]
+            row = event(f"at-{status}", status, len(before), before[-1] if before else None)
+            statements[status] = insert("decision_events", row)
+            expected[status] = OK if allowed(agent, "decision_events", VERB_BY_STATUS[status]) else DENIED
+            # The same transition signed with the role's own name: the state machine knows whose it is.
+            statements[f"{status}/signed"] = insert("decision_events", row | {"agent": agent, "actor": agent})
+            reads = allowed(agent, "decision_events", "read")
+            expected[f"{status}/signed"] = OK if OWNERS[status] == agent else (RAISED if reads else DENIED)
+        found = server.codes(database, statements, agent)
+        wrong = {k: (v, expected[k]) for k, v in found.items() if v != expected[k]}
+        # Without the right to insert, the trigger or the grant may be the first to refuse.
+        assert all(got != OK and want != OK for got, want in wrong.values()), (agent, wrong)
+
+
+def test_no_role_writes_the_access_log_in_anothers_name(server: Server, database: str) -> None:
+    row = insert("access_log", sample(TABLES["access_log"], agent="verifier"))
+    assert server.codes(database, {"forged": row}, "planner") == {"forged": DENIED}
+    assert server.codes(database, {"own": row}, "verifier") == {"own": OK}
+
+
+def test_the_state_machine_binds_raw_sql(server: Server, database: str) -> None:
+    server.psql(database, events_to("sm", "proposed"))
+    good = event("sm", "approved", 1, "proposed")
+    wrong = {
+        "skip": event("sm", "executed", 1, "proposed"),
+        "gap": good | {"sequence": 2},
+        "state": good | {"from_status": "approved", "to_status": "expired"},
+        "actor": good | {"actor": "planner"},
+        "plan": good | {"plan_hash": "edited"},
+        "no_plan": good | {"plan_hash": None},
+        "twice": event("sm", "proposed", 1, "proposed"),
+    }
+    codes = server.codes(database, {n: insert("decision_events", r) for n, r in ({"good": good} | wrong).items()})
+    assert codes == {"good": OK} | dict.fromkeys(wrong, RAISED)
+
+
+def test_the_view_has_the_founding_designs_columns_and_types(server: Server, database: str) -> None:
+    query = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'decision_log' "
+    found = dict(line.split("|") for line in server.psql(database, query + "ORDER BY ordinal_position").splitlines())
+    assert list(found) == DECISION_LOG_ARROW.names
+    assert {found[c] for c in ("current_config", "proposed_config")} == {"jsonb"}
+    assert {found[c] for c in ("proposed_at", "approved_at", "executed_at")} == {"timestamp with time zone"}
+    assert {found[c] for c in ("est_carbon_delta_kg", "confidence")} == {"double precision"}
+
+
+def test_the_founding_designs_queries_run(server: Server) -> None:
+    name = server.create("view")
+    server.psql(name, postgres_script())
+    server.psql(name, "".join(events_to(f"r-{s}", s) for s in DECISION_STATES))
+    query = "SELECT status, recommendation_id, est_carbon_delta_kg FROM decision_log "
+    where = "WHERE proposed_config->>'region' = 'us-west-2' AND proposed_at < now() ORDER BY status"
+    expected = "".join(f"{s}|r-{s}|-1.5\n" for s in sorted(DECISION_STATES))
+    assert server.psql(name, query + where) == expected
+    approved = "SELECT count(*) FROM decision_log WHERE approved_by IS NOT NULL AND approved_at <= executed_at"
+    assert server.psql(name, approved).strip() == "2"
+
+
+def test_without_its_trigger_an_unapproved_execution_could_be_written(server: Server) -> None:
+    """Negative control: it is the trigger that refuses."""
+    name = server.create("control")
+    server.psql(name, postgres_script() + events_to("r", "proposed"))
+    skip = insert("decision_events", event("r", "executed", 1, "executing"))
+    assert server.codes(name, {"skip": skip}) == {"skip": RAISED}
+    server.psql(name, "DROP TRIGGER decision_events_transition ON decision_events")
+    assert server.codes(name, {"skip": skip}) == {"skip": OK}
+
+
+# -- Books, through a driver --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["psycopg2", "psycopg"])
+def address(request: pytest.FixtureRequest, server: Server) -> str:
+    """An empty database as a SQLAlchemy URL."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"the driver {request.param} is not installed (it is no dependency)")
+    name = server.create(f"{request.param}_{time.monotonic_ns()}")
+    return f"postgresql+{request.param}://postgres@/{name}?host={server.folder}"
+
+
+def test_the_books_are_the_same_on_postgresql(address: str) -> None:
+    with Books.open(address) as books, Books.open(address) as again:
+        assert books.revision() == again.revision() == migrations.HEAD
+        for spec in BOOKS:
+            if spec.name in ("decision_events", "factor_reviews", "access_log"):
+                continue
+            table = sample_table(spec, 5)
+            assert books.append(spec.name, table) == AppendResult(spec.name, 5, 0)
+            assert again.append(spec.name, table) == AppendResult(spec.name, 0, 5)
+            assert books.read(spec.name).equals(table)
+            assert books.read(spec.name).schema.equals(spec.arrow, check_metadata=True)
+        with pytest.raises(ConflictError) as conflict:
+            books.append("policies", [sample(POLICIES, 1, author="another")])
+        assert conflict.value.columns == ("author",)
+        with pytest.raises(ConflictError, match="factor_type"):
+            books.append("emission_factors", [sample(TABLES["emission_factors"], factor_id="another")])
+        at = START + timedelta(microseconds=1)
+        books.append("policies", [sample(POLICIES, 9, valid_from=at)])
+        assert books.read("policies", {"valid_from": at}, columns=["valid_from"]).to_pylist() == [{"valid_from": at}]
+        with pytest.raises(DatabaseError, match="append-only"), books.transaction() as transaction:
+            transaction.connection.execute(sa.text("UPDATE policies SET author = 'forged'"))
+
+
+def test_decisions_are_the_same_on_postgresql(address: str, tmp_path: Path) -> None:
+    with Books.open(address) as there, Books.open(tmp_path / "books.db") as here:
+        for books in (there, here):
+            for state in DECISION_STATES:
+                bring_to(books, f"r-{state}", state)
+            assert not books.decide("planner", [step("r-executed", "proposed")], START)[0].appended
+            with pytest.raises(TransitionRefused, match="it is proposed"):
+                books.decide("executor", [step("r-proposed", "executing")], START)
+        assert there.read("decision_events").equals(here.read("decision_events"))
+        assert there.read("decision_log").equals(here.read("decision_log"))
+
+
+def test_two_processes_from_the_first_moment(address: str) -> None:
+    run_two_processes(address)
+
+
+def test_the_database_holds_each_agent_to_its_role(address: str, tmp_path: Path) -> None:
+    with Books.open(address) as owner:
+        owner.install_roles()
+    with World(Lake(tmp_path / "lake"), Books.open(address, agent_roles=True)) as world:
+        # Past the handle, straight at the books: the role refuses.
+        with pytest.raises(DatabaseError, match="permission denied"), world.books.transaction("planner") as t:
+            t.append("policies", [sample(POLICIES)])
+        with pytest.raises(DatabaseError, match="permission denied"), world.books.snapshot("ingestor") as t:
+            t.read("decision_log")
+        world.handle("planner").transitions([step("r", "proposed")], now=START)
+        world.handle("governance").transitions([step("r", "approved")], now=START)
+        world.handle("governance").append("policies", [sample(POLICIES)])
+        with pytest.raises(PermissionRefused):
+            world.handle("executor").append("policies", [sample(POLICIES, 1)])
+        store = FactorStore(world.handle("accountant"))
+        (row,) = store.propose([_factor()], now=START).to_pylist()
+        store.review(row["factor_id"], "activate", reviewer="dana", reason="checked", now=START)
+        assert FactorStore(world.handle("planner")).active(START).num_rows == 1
+        assert world.handle("copilot").read_books("decision_log").column("status").to_pylist() == ["approved"]
+        refusals = world.handle("governance").read_books("access_log", {"allowed": False}).to_pylist()
+        assert [(e["agent"], e["table_name"]) for e in refusals] == [("executor", "policies")]
+
+
+def _factor() -> dict[str, object]:
+    row = sample(TABLES["emission_factors"], value_lower=1.0, value_upper=2.0, valid_from=START, valid_to=None)
+    return {k: v for k, v in row.items() if k not in ("factor_id", "version", "created_at")}
