@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from sust_dagster.agents.ingestor import IngestOptions, MappingRules
-from sust_dagster.connectors.billing import BillingSource, FileBilling, SimulatedBilling, read_mapping
+from sust_dagster.agents.ingestor import IngestOptions
+from sust_dagster.connectors.billing import BillingSource, FileBilling, TableBilling, load_mapping
+from sust_dagster.connectors.billing.simulated import SimulatedBilling
 from sust_dagster.connectors.grid import GridSource, open_grid
 from sust_dagster.connectors.grid.simulated import SimulatedGrid
 from sust_dagster.reference import instances
@@ -41,7 +42,7 @@ def _fake_cloud(seed: int, replay: str) -> FakeCloud:
 def open_billing(project: Project) -> BillingSource:
     """Where the project's activity comes from."""
     if project.source == "simulated":
-        return SimulatedBilling(fake_cloud(project))
+        return TableBilling(SimulatedBilling(fake_cloud(project)).read, "simulated")
     return FileBilling(project.billing)
 
 
@@ -61,5 +62,4 @@ def regions_of(project: Project) -> Sequence[str]:
 
 def ingest_options(project: Project) -> IngestOptions:
     """How the project's bills become activity: mapping, instance types, currency rates."""
-    mapping = read_mapping(project.mapping) if project.mapping else MappingRules.from_dict()
-    return IngestOptions(mapping=mapping, instances=instances(), fx_usd=project.fx_usd)
+    return IngestOptions(mapping=load_mapping(project.mapping), instances=instances(), fx_usd=project.fx_usd)

@@ -34,6 +34,13 @@ retention:
     purge_after_days: 7
 """
 
+#: A range run stores an event per partition and asset; these make Dagster write them many at a time.
+_EVENT_SWITCHES = {
+    "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1",
+    "DAGSTER_EVENT_BATCH_SIZE": "500",
+    "DAGSTER_DISABLE_TELEMETRY": "yes",
+}
+
 Progress = Callable[[str, int], None]
 
 
@@ -54,7 +61,8 @@ def instance_folder(project: Project) -> Path:
 @contextmanager
 def open_instance(project: Project) -> Iterator[dg.DagsterInstance]:
     """The project's instance; runs of processes that died are marked as failed first."""
-    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+    for name, value in _EVENT_SWITCHES.items():
+        os.environ.setdefault(name, value)
     with dg.DagsterInstance.from_config(str(instance_folder(project))) as instance:
         _bury_dead_runs(instance)
         yield instance

@@ -307,6 +307,9 @@ def _counts(normal: pa.Table, sorting: _Sorting, rejects: Rejects, label_of_reje
     name = np.where(outcome == 0, correction.astype(np.int64), sorting.code + shift)
     hour = np.where(sorting.no_start, np.iinfo(np.int64).min, sorting.start // HOUR_US)
     label = as_dictionary(normal.column("x_File"))
+    # Rows of a stream are labelled by their hour; the stream is what is counted.
+    streams = pc.replace_substring_regex(label.dictionary, r"/\d{4}-\d{2}-\d{2}T\d{2}$", "")
+    label = as_dictionary(pa.DictionaryArray.from_arrays(label.indices, streams).cast(pa.string()))
     tables = [_grouped(hour, label, outcome, take_text(pa.array(names), name))]
     if len(rejects):
         start, missing = microseconds(rejects.hour)

@@ -270,6 +270,8 @@ def _azure(billed: Billed, unit: Unit) -> Sku | None:
     if cores:
         return Sku("vcpu", unit.factor * float(cores.group(1) or 1), "vCPU-h")
     product = _AZURE_PRODUCT.match(billed.description)
+    if product and billed.meter and product.group("meter") != billed.meter:
+        product = None
     machine = billed.service == "Virtual Machines" and not re.search(r"IP Address|Disk|Bandwidth|Data", text)
     if machine or product:
         meter = product.group("meter") if product and not (machine and billed.meter) else billed.meter
