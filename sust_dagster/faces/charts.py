@@ -71,7 +71,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
         "plot_bgcolor": "#ffffff",
         "paper_bgcolor": "#ffffff",
-        "xaxis": {**axis, "title": chart.x_title, "showgrid": False},
+        "xaxis": {**axis, "title": chart.x_title, "showgrid": False, "nticks": 16},
         "yaxis": {**axis, "title": chart.unit, "rangemode": "tozero"},
         "legend": {"orientation": "h", "y": 1.12, "x": 0},
         "hovermode": "x unified" if isinstance(chart, Stack) else "closest",

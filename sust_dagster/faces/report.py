@@ -24,6 +24,16 @@ from sust_dagster.world.lake import Lake
 _TABLES = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions")
 
 
+#: What each method computes, in a sentence.
+METHOD_NOTES = {
+    "simple/v1": ("kg = (vCPUs × 0.005 kW + GPUs × 0.3 kW) × hours × PUE 1.1 × intensity of the region and hour."),
+    "instance-power/v1": (
+        "kg = (idle + utilisation × (full − idle) watts of the CPU family and GPUs, and memory) × hours × the site's "
+        "PUE × intensity of the region and hour; 50 % utilisation where none is metered."
+    ),
+}
+
+
 class ReportError(RuntimeError):
     """The project has nothing to report on yet; the message says which command makes it."""
 
@@ -223,6 +233,12 @@ def write_report(project: Project, out: Path, *, pngs: Path | None = None) -> Pa
             _grouped(connection, "emissions_by_service", "service_name"),
         ),
         *_hours(connection),
+        _bar_section(
+            "Emissions by workload category",
+            "Set by policy from the service tier: how long work may wait.",
+            "category",
+            _grouped(connection, "jobs", "workload_category"),
+        ),
     ]  # fmt: skip
     if pngs is not None:
         pngs.mkdir(parents=True, exist_ok=True)
@@ -242,6 +258,7 @@ def write_report(project: Project, out: Path, *, pngs: Path | None = None) -> Pa
         versions=versions,
         digest=lake.digest(_TABLES),
         version=__version__,
+        method_note=METHOD_NOTES.get(project.method, "see docs/factors.md."),
         end=_last_hour(lake),
     )
     out.parent.mkdir(parents=True, exist_ok=True)

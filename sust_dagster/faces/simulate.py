@@ -77,9 +77,3 @@ def _steps(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]
         following = min(start + timedelta(days=_STEP_DAYS), end)
         yield start, following
         start = following
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file whole or not at all."""
-    with replaced(path) as part:
-        pq.write_table(table, part, compression="zstd")

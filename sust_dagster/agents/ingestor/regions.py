@@ -103,7 +103,7 @@ _AWS_REGIONAL = re.compile(
 _GCP_REGION = re.compile(r"^([a-z]+-[a-z]+\d+)(-[a-z])?$")
 _GCP_MULTI = {"us", "eu", "europe", "asia", "global", "nam4", "nam6", "nam9", "eur3", "eur4", "eur5", "asia1"}
 
-_OCI_REGION = re.compile(r"([a-z]{2}-[a-z]+-\d)")
+_OCI_REGION = re.compile(r"(?<![a-z])([a-z]{2}-(?!ad-)[a-z]+-\d)")
 _OCI_KEYS = {
     "iad": "us-ashburn-1",
     "phx": "us-phoenix-1",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ from sust_dagster.connectors.billing.text import INVALID, ByteReader, Utf8Stream
 BLOCK_BYTES = 32 << 20
 _HEADER_BYTES = 4 << 20
 _FIRST_READ = 1 << 16
+_BLOCKS_AHEAD = 2
+_LONGEST_WAIT_S = 2.0
 NULL_MARKS = ["", "NULL", "null", "Null"]
 
 
@@ -149,8 +152,11 @@ class DelimitedFile:
                 rows = index + 1 + np.searchsorted(before, index, side="right")
                 done += batch.num_rows
                 new, seen = malformed[seen:], len(malformed)
+                self._check_quotes(new)
                 self._check_encoding(batch, done)
                 yield RawBatch(batch, rows, new, self._stream.faulty)
+                source.used()
+            self._check_quotes(malformed[seen:])
             if seen < len(malformed):
                 empty = pa.RecordBatch.from_pylist([], reader.schema)
                 yield RawBatch(empty, np.zeros(0, np.int64), malformed[seen:], self._stream.faulty)
@@ -158,17 +164,27 @@ class DelimitedFile:
             if "Empty CSV" in str(error):  # nothing but blank lines
                 return
             if "straddl" in str(error):
-                raise BillingError(
-                    "a quoted value is never closed, or one row is larger than a block", file=self.file.label,
-                    row=done + len(malformed) + 1, fix="close the quote of this row or of one soon after it",
-                ) from error  # fmt: skip
+                raise self._open_quote(done + len(malformed) + 1) from error
             raise BillingError(
                 f"cannot be parsed ({error})", file=self.file.label, row=done + len(malformed) + 1, fix="check the file"
             ) from error
         except OSError as error:
             raise self._broken(error, done + len(malformed) + 1) from error
         finally:
+            source.release()
             self._stream.close()
+
+    def _check_quotes(self, malformed: list[Malformed]) -> None:
+        """A row with an odd number of quotes has swallowed the rows after it."""
+        for row in malformed:
+            if row.text.count('"') % 2:
+                raise self._open_quote(row.row)
+
+    def _open_quote(self, row: int) -> BillingError:
+        return BillingError(
+            "a quoted value is never closed, or one row is larger than a block", file=self.file.label, row=row,
+            fix="close the quote of this row or of one soon after it",
+        )  # fmt: skip
 
     def _check_encoding(self, batch: pa.RecordBatch, done: int) -> None:
         """A file in which most rows of the first batch hold undecodable bytes is in another encoding."""
@@ -185,11 +201,26 @@ class DelimitedFile:
 
 
 class _Rest(io.RawIOBase):
-    """Bytes already read, then the stream they came from."""
+    """Bytes already read, then the stream they came from, given out at the pace they are used.
+
+    Arrow's reader takes up to 32 blocks ahead from a thread of its own, a gigabyte with ours: so a read waits until
+    an earlier block was used. It waits for a while only, because a block may hold no row at all.
+    """
 
     def __init__(self, head: bytes, stream: Utf8Stream) -> None:
         self._head = head
         self._stream = stream
+        self._unused = threading.Semaphore(_BLOCKS_AHEAD)
+        self._open = False
+
+    def used(self) -> None:
+        """A block was used: another one may be read."""
+        self._unused.release()
+
+    def release(self) -> None:
+        """Nobody needs more: let a waiting reader go."""
+        self._open = True
+        self._unused.release()
 
     def readable(self) -> bool:
         return True
@@ -204,6 +235,8 @@ class _Rest(io.RawIOBase):
         return False
 
     def read(self, size: int = -1, /) -> bytes:
+        if not self._open:
+            self._unused.acquire(timeout=_LONGEST_WAIT_S)
         head, self._head = self._head, b""
         if size < 0:
             return head + b"".join(iter(lambda: self._stream.read(_FIRST_READ), b""))

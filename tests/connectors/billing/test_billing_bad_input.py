@@ -121,7 +121,7 @@ class TestRows:
         assert cad["quality"] == "no_fx_rate"
         assert (none["cost_usd"], none["quality"]) == (None, "no_fx_rate")
         rated = focus({"BillingCurrency": "CAD"}, options=IngestOptions(fx_usd={"CAD": 0.5})).row
-        assert (rated["cost_usd"], rated["quality"]) == (0.048, "unknown_gpus" if rated["gpus"] is None and False else "ok")
+        assert (rated["cost_usd"], rated["quality"]) == (0.048, "ok")
 
     def test_unknown_region_and_unit_are_flagged(self, focus):
         got = focus({"RegionId": "atlantis-9"}, {"RegionId": "", "SkuMeter": "x"}, {"ConsumedUnit": "Furlongs"})
@@ -219,11 +219,12 @@ class TestFiles:
         writer.writerow(FOCUS_ROW)
         assert ingest_paths(write(out.getvalue())).counts == (1, 1, 0, 0)
 
-    def test_a_quote_that_is_never_closed(self, write):
-        text = csv_text([{**FOCUS_ROW, "ResourceId": f"i-{i}"} for i in range(4000)])
-        broken = text.replace("i-5,", '"i-5,', 1)
-        with pytest.raises(BillingError, match="quoted value is never closed"):
-            ingest_paths(write(broken), block_bytes=100_000)
+    @pytest.mark.parametrize("rows", [40, 4000])
+    def test_a_quote_that_is_never_closed(self, write, rows):
+        plain = {k: v for k, v in FOCUS_ROW.items() if '"' not in v}
+        text = csv_text([{**plain, "ResourceId": f"i-{i}"} for i in range(rows)]).replace("i-5,", '"i-5,', 1)
+        with pytest.raises(BillingError, match=r"bill\.csv, row 6: a quoted value is never closed"):
+            ingest_paths(write(text), block_bytes=100_000)
 
     def test_line_breaks_inside_quotes(self, write):
         rows = [{**FOCUS_ROW, "ResourceId": f"i\n{i}"} for i in range(2000)]
