@@ -16,14 +16,15 @@ from pathlib import Path
 
 import dagster as dg
 
+from sust_dagster.orchestration.event_log import SETTING as EVENT_LOG_SETTING
 from sust_dagster.orchestration.jobs import HOURLY_ASSETS
 from sust_dagster.orchestration.partitions import hour_key, range_tags
 from sust_dagster.settings import Project
 
 _PID_TAG = "sust/pid"
-_INSTANCE_CONFIG = """\
+_INSTANCE_CONFIG = f"""\
 # The instance of this project: everything in this folder, nothing sent anywhere.
-telemetry:
+{EVENT_LOG_SETTING}telemetry:
   enabled: false
 run_retries:
   enabled: false
@@ -35,7 +36,7 @@ retention:
 """
 
 #: A range run stores an event per partition and asset; these make Dagster write them many at a time.
-_EVENT_SWITCHES = {
+EVENT_SWITCHES = {
     "DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1",
     "DAGSTER_EVENT_BATCH_SIZE": "500",
     "DAGSTER_DISABLE_TELEMETRY": "yes",
@@ -61,11 +62,26 @@ def instance_folder(project: Project) -> Path:
 @contextmanager
 def open_instance(project: Project) -> Iterator[dg.DagsterInstance]:
     """The project's instance; runs of processes that died are marked as failed first."""
-    for name, value in _EVENT_SWITCHES.items():
+    folder = str(instance_folder(project))
+    for name, value in EVENT_SWITCHES.items():
         os.environ.setdefault(name, value)
-    with dg.DagsterInstance.from_config(str(instance_folder(project))) as instance:
+    with _variable("DAGSTER_HOME", folder), dg.DagsterInstance.from_config(folder) as instance:
         _bury_dead_runs(instance)
         yield instance
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable, set for a time."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _bury_dead_runs(instance: dg.DagsterInstance) -> None:

@@ -30,9 +30,11 @@ def serve(project: Project, port: int, *, read_only: bool = False) -> int:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ValueError(f"port {port} on 127.0.0.1 is taken; give another with --port") from error
+    home = instance_folder(project)
+    _skip_newsletter(home)
     environment = {
         **os.environ,
-        "DAGSTER_HOME": str(instance_folder(project)),
+        "DAGSTER_HOME": str(home),
         PROJECT_VARIABLE: str(project.root),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -50,6 +52,13 @@ def serve(project: Project, port: int, *, read_only: bool = False) -> int:
     except KeyboardInterrupt:
         child.send_signal(signal.SIGINT)
         return child.wait()
+
+
+def _skip_newsletter(home: Path) -> None:
+    """Dagster's first page asks for an e-mail address unless this file says that it has asked before."""
+    seen = home / ".nux" / "nux.yaml"
+    seen.parent.mkdir(exist_ok=True)
+    seen.write_text("seen: 1\n")
 
 
 def _default_signals() -> None:

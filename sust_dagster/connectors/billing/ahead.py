@@ -20,7 +20,7 @@ class _Worker(Generic[T]):
         self._items = items
         self._queue: Queue[object] = Queue(depth)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="bill-reader", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="bill-reader")
         self._thread.start()
 
     def _run(self) -> None:
@@ -37,7 +37,8 @@ class _Worker(Generic[T]):
                 self._items.close()
 
     def _put(self, item: object) -> bool:
-        while not self._stop.is_set():
+        # No daemon: a thread inside Arrow must not be cut off at exit. So it watches for the end itself.
+        while not self._stop.is_set() and threading.main_thread().is_alive():
             try:
                 self._queue.put(item, timeout=0.1)
             except Full:

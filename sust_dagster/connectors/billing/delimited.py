@@ -7,8 +7,6 @@ means, and whether it is one, is decided later, so that a bad value costs its ro
 from __future__ import annotations
 
 import csv
-import io
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,8 +23,8 @@ from sust_dagster.connectors.billing.text import INVALID, ByteReader, Utf8Stream
 BLOCK_BYTES = 32 << 20
 _HEADER_BYTES = 4 << 20
 _FIRST_READ = 1 << 16
-_BLOCKS_AHEAD = 2
-_LONGEST_WAIT_S = 2.0
+_LONGEST_ROW = 64 << 20
+_QUOTE, _LINE_BREAK, _RETURN = 34, 10, 13
 NULL_MARKS = ["", "NULL", "null", "Null"]
 
 
@@ -115,64 +113,82 @@ class DelimitedFile:
 
         Raises :class:`BillingError` where the file cannot be parsed on.
         """
+        done = 0
+        try:
+            for chunk in self._chunks():
+                raw = self._parse(chunk, include, plain, done)
+                if raw is None:
+                    continue
+                self._check_quotes(raw.malformed)
+                if done == 0:
+                    self._check_encoding(raw.batch)
+                done += raw.batch.num_rows + len(raw.malformed)
+                yield raw
+        except pa.ArrowInvalid as error:
+            raise BillingError(
+                f"cannot be parsed ({error})", file=self.file.label, row=done + 1, fix="check the file around this row"
+            ) from error
+        except OSError as error:
+            raise self._broken(error, done + 1) from error
+        finally:
+            self._stream.close()
+
+    def _chunks(self) -> Iterator[memoryview]:
+        """The file cut at row ends, about a block each.
+
+        Arrow's own streaming reader would read up to 32 blocks ahead, and call back into Python from threads that
+        may outlive the interpreter; its parser, given one chunk at a time, does neither.
+        """
+        pending = self._rest
+        while True:
+            data = self._stream.read(self._block)
+            if not data:
+                break
+            pending = pending + data if pending else data
+            end = last_row_end(pending, self._delimiter)
+            if end:
+                yield memoryview(pending)[:end]
+                pending = pending[end:]
+            elif len(pending) > max(_LONGEST_ROW, 2 * self._block):
+                raise self._open_quote(None)
+        if pending:
+            yield memoryview(pending)
+
+    def _parse(self, chunk: memoryview, include: Sequence[str], plain: frozenset[str], done: int) -> RawBatch | None:
+        """One chunk; ``None`` where it holds blank lines only. ``done`` rows come before it."""
+        if not bytes(chunk[:64]).strip() and not bytes(chunk).strip():
+            return None
         malformed: list[Malformed] = []
 
         def keep_aside(row: pa_csv.InvalidRow) -> str:
-            malformed.append(Malformed(row.number, row.text, row.expected_columns, row.actual_columns))
+            malformed.append(Malformed(done + row.number, row.text, row.expected_columns, row.actual_columns))
             return "skip"
 
-        source = _Rest(self._rest, self._stream)
-        if source.exhausted():
-            return
-        done = 0
-        try:
-            reader = pa_csv.open_csv(
-                source,
-                read_options=pa_csv.ReadOptions(
-                    use_threads=False, block_size=self._block, column_names=self.columns
-                ),  # serial reading is what gives row numbers
-                parse_options=pa_csv.ParseOptions(
-                    delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=keep_aside
-                ),
-                convert_options=pa_csv.ConvertOptions(
-                    include_columns=list(include),
-                    column_types={
-                        name: pa.string() if name in plain else pa.dictionary(pa.int32(), pa.string())
-                        for name in include
-                    },
-                    check_utf8=False,  # the stream under it gives valid UTF-8 only
-                    null_values=NULL_MARKS,
-                    strings_can_be_null=True,
-                ),
-            )
-            seen = 0
-            for batch in reader:
-                before = np.array([m.row - 1 - i for i, m in enumerate(malformed)], np.int64)
-                index = np.arange(done, done + batch.num_rows)
-                rows = index + 1 + np.searchsorted(before, index, side="right")
-                done += batch.num_rows
-                new, seen = malformed[seen:], len(malformed)
-                self._check_quotes(new)
-                self._check_encoding(batch, done)
-                yield RawBatch(batch, rows, new, self._stream.faulty)
-                source.used()
-            self._check_quotes(malformed[seen:])
-            if seen < len(malformed):
-                empty = pa.RecordBatch.from_pylist([], reader.schema)
-                yield RawBatch(empty, np.zeros(0, np.int64), malformed[seen:], self._stream.faulty)
-        except pa.ArrowInvalid as error:
-            if "Empty CSV" in str(error):  # nothing but blank lines
-                return
-            if "straddl" in str(error):
-                raise self._open_quote(done + len(malformed) + 1) from error
-            raise BillingError(
-                f"cannot be parsed ({error})", file=self.file.label, row=done + len(malformed) + 1, fix="check the file"
-            ) from error
-        except OSError as error:
-            raise self._broken(error, done + len(malformed) + 1) from error
-        finally:
-            source.release()
-            self._stream.close()
+        table = pa_csv.read_csv(
+            pa.BufferReader(pa.py_buffer(chunk)),
+            read_options=pa_csv.ReadOptions(
+                use_threads=False,  # serial parsing is what gives row numbers
+                block_size=len(chunk) + 1,
+                column_names=self.columns,
+            ),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=keep_aside
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                include_columns=list(include),
+                column_types={
+                    name: pa.string() if name in plain else pa.dictionary(pa.int32(), pa.string()) for name in include
+                },
+                check_utf8=False,  # the stream under it gives valid UTF-8 only
+                null_values=NULL_MARKS,
+                strings_can_be_null=True,
+            ),
+        ).combine_chunks()
+        batch = table.to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], table.schema)
+        before = np.array([m.row - done - 1 - i for i, m in enumerate(malformed)], np.int64)
+        index = np.arange(batch.num_rows)
+        rows = done + 1 + index + np.searchsorted(before, index, side="right")
+        return RawBatch(batch, rows, malformed, self._stream.faulty)
 
     def _check_quotes(self, malformed: list[Malformed]) -> None:
         """A row with an odd number of quotes has swallowed the rows after it."""
@@ -180,15 +196,15 @@ class DelimitedFile:
             if row.text.count('"') % 2:
                 raise self._open_quote(row.row)
 
-    def _open_quote(self, row: int) -> BillingError:
+    def _open_quote(self, row: int | None) -> BillingError:
         return BillingError(
             "a quoted value is never closed, or one row is larger than a block", file=self.file.label, row=row,
             fix="close the quote of this row or of one soon after it",
         )  # fmt: skip
 
-    def _check_encoding(self, batch: pa.RecordBatch, done: int) -> None:
+    def _check_encoding(self, batch: pa.RecordBatch) -> None:
         """A file in which most rows of the first batch hold undecodable bytes is in another encoding."""
-        if not self._stream.faulty or done != batch.num_rows or batch.num_rows < 10:
+        if not self._stream.faulty or batch.num_rows < 10:
             return
         bad = np.zeros(batch.num_rows, bool)
         for column in batch.columns:
@@ -200,49 +216,47 @@ class DelimitedFile:
             )  # fmt: skip
 
 
-class _Rest(io.RawIOBase):
-    """Bytes already read, then the stream they came from, given out at the pace they are used.
+def last_row_end(data: bytes, delimiter: str) -> int:
+    """Position after the last line break outside quotes; 0 where there is none. ``data`` starts at a row.
 
-    Arrow's reader takes up to 32 blocks ahead from a thread of its own, a gigabyte with ours: so a read waits until
-    an earlier block was used. It waits for a while only, because a block may hold no row at all.
+    A quote opens a value only at its start, and a doubled quote inside one is a quote: so quotes alternate between
+    opening and closing, but for strays in unquoted values, which are found by what stands before them and left out.
     """
+    end = max(data.rfind(b"\n"), data.rfind(b"\r"))
+    if end < 0:
+        return 0
+    values = np.frombuffer(data, np.uint8)
+    if np.count_nonzero(values[:end] == _QUOTE) % 2 == 0:
+        return end + 1
+    quotes = _without_strays(data, np.flatnonzero(values == _QUOTE), delimiter)
+    while True:
+        before = int(np.searchsorted(quotes, end))
+        if before % 2 == 0:
+            return end + 1
+        at = int(quotes[before - 1])  # inside a quoted value: go on before it
+        end = max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at))
+        if end < 0:
+            return 0
 
-    def __init__(self, head: bytes, stream: Utf8Stream) -> None:
-        self._head = head
-        self._stream = stream
-        self._unused = threading.Semaphore(_BLOCKS_AHEAD)
-        self._open = False
 
-    def used(self) -> None:
-        """A block was used: another one may be read."""
-        self._unused.release()
-
-    def release(self) -> None:
-        """Nobody needs more: let a waiting reader go."""
-        self._open = True
-        self._unused.release()
-
-    def readable(self) -> bool:
-        return True
-
-    def exhausted(self) -> bool:
-        """Whether nothing but blank lines is left; reads ahead to find out."""
-        while not self._head.strip():
-            more = self._stream.read(_FIRST_READ)
-            if not more:
-                return True
-            self._head += more
-        return False
-
-    def read(self, size: int = -1, /) -> bytes:
-        if not self._open:
-            self._unused.acquire(timeout=_LONGEST_WAIT_S)
-        head, self._head = self._head, b""
-        if size < 0:
-            return head + b"".join(iter(lambda: self._stream.read(_FIRST_READ), b""))
-        if not head:
-            return self._stream.read(size)
-        return head if len(head) >= size else head + self._stream.read(size - len(head))
+def _without_strays(data: bytes, quotes: np.ndarray, delimiter: str) -> np.ndarray:
+    """The quotes that open or close a value."""
+    values = np.frombuffer(data, np.uint8)
+    previous = np.where(quotes > 0, values[np.maximum(quotes - 1, 0)], _LINE_BREAK)
+    opens = (previous == ord(delimiter)) | (previous == _LINE_BREAK) | (previous == _RETURN)
+    adjacent = np.zeros(len(quotes), bool)
+    adjacent[1:] = np.diff(quotes) == 1
+    kept = np.ones(len(quotes), bool)
+    start = 0
+    while True:
+        rank = np.cumsum(kept[start:]) - 1
+        wrong = kept[start:] & (rank % 2 == 0) & ~opens[start:] & ~adjacent[start:]
+        if not wrong.any():
+            return quotes[kept]
+        # Everything before the first stray is settled: an even number of quotes, so counting starts afresh.
+        start += int(np.argmax(wrong))
+        kept[start] = False
+        start += 1
 
 
 def faulty_rows(column: pa.Array) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""Dagster's SQLite event log, with a range run's events written many at a time.
+
+Belongs here: one storage class, named in an instance's ``dagster.yaml``. A range run stores an event per partition
+and asset; Dagster hands them over in batches, its PostgreSQL storage writes a batch as one statement, its SQLite
+storage opens three connections for each event. Files and tables are those of Dagster's own SQLite storage: an
+instance can go back to it by deleting the setting.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._serdes import ConfigurableClassData
+
+#: What ``dagster.yaml`` says to use it; the folder moves with the instance.
+SETTING = """\
+event_log_storage:
+  module: sust_dagster.orchestration.event_log
+  class: BatchedSqliteEventLog
+  config:
+    instance_dir:
+      env: DAGSTER_HOME
+"""
+
+
+class BatchedSqliteEventLog(SqliteEventLogStorage):
+    """Writes a batch of asset events in one transaction per file."""
+
+    @classmethod
+    def config_type(cls) -> dict[str, Any]:
+        return {"instance_dir": dg.StringSource}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+        return cls(str(Path(config_value["instance_dir"], "history", "runs")), inst_data=inst_data)
+
+    def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
+        """Store the events of one run, in order; the asset's page shows the last of each asset."""
+        kinds = {e.dagster_event_type for e in events}
+        if len(events) < 2 or kinds != {dg.DagsterEventType.ASSET_MATERIALIZATION} or len({e.run_id for e in events}) > 1:
+            super().store_event_batch(events)
+            return
+        rows = [self._event_to_row(e) for e in events]
+        insert = SqlEventLogStorageTable.insert()
+        with self.run_connection(events[0].run_id) as connection:
+            connection.execute(insert, rows)
+        with self.index_transaction() as connection:
+            returning = insert.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
+            ids = [row[0] for row in connection.execute(returning, rows)]
+            self._store_asset_event_tags(connection, events, ids)
+            last = {row["asset_key"]: (event, id_) for row, event, id_ in zip(rows, events, ids, strict=True)}
+            for event, id_ in last.values():
+                self._store_asset_event(connection, event, id_)
