@@ -14,6 +14,8 @@ export DBT_SEND_ANONYMOUS_USAGE_STATS := false
 export DAGSTER_DISABLE_TELEMETRY := yes
 export PYDANTIC_DISABLE_PLUGINS := 1
 export DO_NOT_TRACK := 1
+# Certificates of the machine, as pip uses them: behind a company proxy only those work.
+export UV_SYSTEM_CERTS := true
 
 .PHONY: help install install-dev demo test test-slow ui bench lint format lock clean
 
