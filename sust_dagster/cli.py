@@ -6,20 +6,31 @@ them are in ``faces/``; heavy libraries are imported inside commands, so that he
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sust_dagster import __version__
-from sust_dagster.faces.console import number, print_json, print_table, progress, stderr
+from sust_dagster.faces.console import (
+    Figure,
+    print_figures,
+    print_findings,
+    print_json,
+    print_notices,
+    print_table,
+    progress,
+    say,
+    stderr,
+)
 
-EXIT_OK, EXIT_FINDING, EXIT_USAGE, EXIT_BAD_INPUT = 0, 1, 2, 3
+EXIT_OK, EXIT_FINDING, EXIT_USAGE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     help="Cloud carbon optimisation as a closed control loop, with proof.",
@@ -40,22 +51,31 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, n
 
 
 def _bad_input(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what a person can mend into one line on stderr and exit code 3."""
+    """Turn what a person can mend into one message on stderr and exit code 3; a finding is 1, Ctrl-C is 130."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            stderr.print(f"[bold red]error:[/] {type(error).__name__}: ", end="", highlight=False)
-            stderr.print(str(error), markup=False)
+        except (typer.Exit, typer.Abort):
+            raise  # RuntimeErrors to Python, but the command's own last word
+        except (ValueError, OSError) as error:
+            say("error", _described(error), "red")
             raise typer.Exit(EXIT_BAD_INPUT) from error
         except RuntimeError as error:
-            stderr.print(f"[bold red]finding:[/] {type(error).__name__}: ", end="", highlight=False)
-            stderr.print(str(error), markup=False)
+            say("finding", _described(error), "red")
             raise typer.Exit(EXIT_FINDING) from error
+        except KeyboardInterrupt:
+            say("interrupted", "files that were being written are left as they were", "red")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return run
+
+
+def _described(error: Exception) -> str:
+    """The message; with its class where it is not one of ours, whose messages stand for themselves."""
+    ours = type(error).__module__.startswith("sust_dagster") or type(error) in (ValueError, RuntimeError)
+    return str(error) if ours or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
 
 
 @app.callback(invoke_without_command=True)
@@ -95,60 +115,105 @@ def demo(
     if as_json:
         print_json({**document, **result.totals})
         return
-    _print_totals(f"{days} days, {result.jobs:,} jobs", result.totals)
+    print_figures(f"{days} days, {result.jobs:,} jobs", _totals(result.totals))
     stderr.print(f"\nReport       {out / 'report.html'}\nTables       {out / 'lake'}  {out / 'marts'}")
     stderr.print(f"Dagster UI   sust --project {out} ui")
 
 
-def _print_totals(title: str, totals: dict[str, Any]) -> None:
-    bounds = f"  [{number(totals['kg_location_lower'])} – {number(totals['kg_location_upper'])}]"
-    print_table(
-        title,
-        {
-            "energy (IT)": number(totals["energy_kwh"], "kWh"),
-            "location-based": number(totals["kg_location"], "kgCO2e") + bounds,
-            "market-based": number(totals["kg_market"], "kgCO2e"),
-            "embodied": number(totals["kg_embodied"], "kgCO2e"),
-            "cost": "$" + number(totals["cost_usd"]),
-        },
-    )
+def _totals(totals: dict[str, Any]) -> list[Figure]:
+    """The three kinds of kg with their bounds, energy and cost, as every command shows them."""
+
+    def kg(name: str, column: str) -> Figure:
+        return Figure(name, totals[column], "kgCO2e", (totals.get(f"{column}_lower"), totals.get(f"{column}_upper")))
+
+    return [
+        Figure("energy (IT)", totals["energy_kwh"], "kWh"),
+        kg("location-based", "kg_location"),
+        kg("market-based", "kg_market"),
+        kg("embodied", "kg_embodied"),
+        Figure("cost", totals["cost_usd"], "USD"),
+    ]
+
+
+def _rows(result: dict[str, Any]) -> list[Figure]:
+    """The three counts that add up to the rows read, each with its classes."""
+
+    def classes(key: str) -> str:
+        return ", ".join(f"{name} {n:,}" for name, n in result[key].items())
+
+    return [
+        Figure("rows read", result["rows_read"]),
+        Figure("in the ledger", result["rows_ledger"], note=f"as {result['ledger_slices']:,} slices"),
+        Figure("quarantined", result["rows_quarantined"], note=classes("quarantined")),
+        Figure("skipped", result["rows_skipped"], note=classes("skipped")),
+    ]
 
 
 @app.command()
 @_bad_input
 def account(
     billing: Annotated[list[str], typer.Option(help="Bill: file, folder or URL; may be repeated.")],
-    grid: Annotated[str, typer.Option(help="Grid file, or 'static' for annual means.")] = "static",
-    method: Annotated[str, typer.Option(help="Accounting method and version.")] = "simple/v1",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="Grid file or folder; may be repeated, the first wins. Default 'static': annual means."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Accounting method: simple/v1 or instance-power/v1.")] = "simple/v1",
     out: Annotated[Path, typer.Option(help="Parquet file to write; quarantine is written beside it.")] = Path(
         "emissions.parquet"
     ),
+    grid_fallback: Annotated[
+        Literal["none", "static"],
+        typer.Option(help="For hours and regions the grid file lacks: nothing, or annual means, flagged, bounds wide."),
+    ] = "none",
+    intensity_method: Annotated[
+        Literal["lifecycle", "direct"] | None,
+        typer.Option(help="Which intensity of the grid file; without it life cycle where the file has it."),
+    ] = None,
+    gap_policy: Annotated[
+        Literal["last_known", "flag_missing"],
+        typer.Option(help="Hours missing inside the grid file: last known value for up to 3 h, or left empty."),
+    ] = "last_known",
     mapping: Annotated[str, typer.Option(help="Mapping file for team, service and tier.")] = "",
     instruments: Annotated[str, typer.Option(help="CSV of market instruments.")] = "",
     fx: Annotated[list[str] | None, typer.Option(help="Rate as CUR=USD, e.g. CAD=0.73; may be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
     """Account a bill, hour by hour, with bounds. Needs no project and no server."""
-    from sust_dagster.faces.account import account_files
+    from sust_dagster.faces.account import GridChoice, account_files
 
+    _check_method(method)
+    rates = _rates(fx)
+    choice = GridChoice(tuple(grid or ["static"]), intensity_method, gap_policy, grid_fallback == "static")
+    if choice.fallback and choice.sources == ("static",):
+        raise typer.BadParameter("the grid is static already", param_hint="--grid-fallback")
     with progress() as bars:
         result = account_files(
-            billing, grid, out, method=method, mapping=mapping, instruments=instruments, fx=_rates(fx), bars=bars
+            billing, choice, out, method=method, mapping=mapping, instruments=instruments, fx=rates, bars=bars
         )
+    print_notices(result["notices"])
     if as_json:
         print_json(result)
         return
-    _print_totals(str(out), result)
-    print_table(
-        "",
-        {
-            "rows read": f"{result['rows_read']:,}",
-            "in the ledger": f"{result['rows_ledger']:,} as {result['ledger_slices']:,} slices",
-            "quarantined": f"{result['rows_quarantined']:,}",
-            "skipped": f"{result['rows_skipped']:,}  {result['skipped'] or ''}",
-            "not estimated": f"{result['slices_not_estimated']:,} slices",
-        },
-    )
+    counts = [
+        *_rows(result),
+        Figure("not estimated", result["slices_not_estimated"], note="slices without location-based kg"),
+    ]
+    if result["slices_no_intensity"]:
+        counts.append(Figure("no grid intensity", result["slices_no_intensity"], note="slices"))
+    if result["slices_grid_fallback"]:
+        counts.append(Figure("grid fallback", result["slices_grid_fallback"], note="slices on annual means"))
+    print_figures(str(out), [*_totals(result), *_other_currencies(result["cost_by_currency"]), *counts])
+
+
+def _other_currencies(costs: dict[str, float]) -> list[Figure]:
+    return [Figure("billed", value, currency) for currency, value in costs.items() if currency != "USD"]
+
+
+def _check_method(method: str) -> None:
+    from sust_dagster.agents.accountant.methods import METHODS
+
+    if method not in METHODS:
+        raise typer.BadParameter(f"{method!r} is none of {', '.join(METHODS)}", param_hint="--method")
 
 
 def _rates(fx: list[str] | None) -> dict[str, float]:
@@ -156,9 +221,12 @@ def _rates(fx: list[str] | None) -> dict[str, float]:
     for text in fx or []:
         currency, _, rate = text.partition("=")
         try:
-            rates[currency.strip().upper()] = float(rate)
+            value = float(rate)
         except ValueError:
-            raise typer.BadParameter(f"{text!r} is not CUR=rate, e.g. CAD=0.73", param_hint="--fx") from None
+            value = math.nan
+        if not (currency.strip() and 0 < value < math.inf):
+            raise typer.BadParameter(f"{text!r} is not CUR=rate, e.g. CAD=0.73", param_hint="--fx")
+        rates[currency.strip().upper()] = value
     return rates
 
 
@@ -192,9 +260,15 @@ def ingest(
     """Turn a bill into the activity ledger, streaming; every row read is in the ledger, quarantine or a count."""
     from sust_dagster.faces.account import ingest_files
 
+    rates = _rates(fx)
     with progress() as bars:
-        result = ingest_files(billing, out, mapping=mapping, fx=_rates(fx), bars=bars)
-    print_json(result) if as_json else print_table(str(out), {k: str(v) for k, v in result.items()})
+        result = ingest_files(billing, out, mapping=mapping, fx=rates, bars=bars)
+    print_notices(result["notices"])
+    if as_json:
+        print_json(result)
+        return
+    costs = [Figure("cost", result["cost_usd"], "USD"), *_other_currencies(result["cost_by_currency"])]
+    print_figures(str(out), [*_rows(result), Figure("vCPU hours", result["vcpu_hours"], "h"), *costs])
 
 
 @app.command()
@@ -207,10 +281,12 @@ def init(
     method: Annotated[str, typer.Option(help="Accounting method and version.")] = "simple/v1",
     mapping: Annotated[str, typer.Option(help="Mapping file for team, service and tier.")] = "",
     out: Annotated[Path, typer.Option(help="Folder of the project.")] = Path("project"),
+    as_json: Json = False,
 ) -> None:
     """Make a project of your own bills, for `sust backfill` and the Dagster UI."""
     from sust_dagster.settings import Project
 
+    _check_method(method)
     absolute = [b if "://" in b else str(Path(b).absolute()) for b in billing]
     grid = grid if grid == "static" else str(Path(grid).absolute())
     mapping = str(Path(mapping).absolute()) if mapping else ""
@@ -218,7 +294,11 @@ def init(
         root=out.absolute(), source="files", billing=absolute, grid=grid, start=start, end=end, method=method,
         mapping=mapping,
     )  # fmt: skip
-    stderr.print(f"wrote {project.save()}; next: sust --project {out} backfill")
+    path = project.save()
+    if as_json:
+        print_json({"project": str(out), "settings": str(path)})
+    else:
+        say("wrote", f"{path}; next: sust --project {out} backfill", "green")
 
 
 @app.command()
@@ -279,18 +359,14 @@ def report(
 @app.command()
 @_bad_input
 def doctor(as_json: Json = False) -> None:
-    """Check the environment and, where there is one, the project: versions, hashes, freshness, factor ages."""
+    """Check the environment and, where there is one, the project: versions, books, file hashes, freshness."""
     from sust_dagster.faces.doctor import examine
 
     findings = examine(_options.project)
     if as_json:
         print_json({"findings": [f.as_dict() for f in findings], "ok": all(f.ok for f in findings)})
     else:
-        for f in findings:
-            stderr.print(f"[{'green' if f.ok else 'red'}]{'ok ' if f.ok else 'no '}[/] {f.subject:<22}", end=" ")
-            stderr.print(f.detail, markup=False)
-            if f.fix and not f.ok:
-                stderr.print(f"    fix: {f.fix}", markup=False)
+        print_findings(findings)
     if not all(f.ok for f in findings):
         raise typer.Exit(EXIT_FINDING)
 

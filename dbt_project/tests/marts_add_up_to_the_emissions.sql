@@ -1,3 +1,4 @@
+{{ config(meta={'dagster': {'ref': {'name': 'stg_emissions', 'package_name': 'sust'}}}) }}
 -- Every mart of emissions is a partition of the same rows: its kilograms and dollars add up to theirs.
 with whole as (
     select sum(kg_location) as kg, sum(cost_usd) as usd from {{ ref('stg_emissions') }}

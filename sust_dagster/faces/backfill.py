@@ -6,6 +6,7 @@ a changed hour is a restatement whose old version stays readable.
 
 from __future__ import annotations
 
+import csv
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sust_dagster.orchestration.build import build_defs
 from sust_dagster.orchestration.jobs import HOURLY_ASSETS
 from sust_dagster.settings import Project
 from sust_dagster.world.lake import Lake
+from sust_dagster.world.schemas import EMISSION_FACTORS
 
 
 def run_backfill(
@@ -136,5 +138,34 @@ def _commits(lake: Lake, before: dict[str, int | None]) -> dict[str, Any]:
     return {"commits": commits, "restated_hours": restated}
 
 
-def _read_factors(path: Path) -> pa.Table:
-    return pcsv.read_csv(path)
+def _read_factors(path: Path) -> list[dict[str, Any]]:
+    """Rows of a CSV of factors: an empty cell is none, a time without a zone is UTC.
+
+    Raises ``ValueError`` naming line and column of a cell that does not fit.
+    """
+    kinds = {c.name: c.type for c in EMISSION_FACTORS.columns}
+    rows = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for cells in reader:
+            row = {}
+            for name, cell in cells.items():
+                try:
+                    row[name] = _cell(cell, kinds.get(name))
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {reader.line_num}, column {name}: {error}") from error
+            rows.append(row)
+    return rows
+
+
+def _cell(text: str | None, kind: pa.DataType | None) -> Any:
+    if text is None or not text.strip():
+        return None
+    if kind is None:
+        raise ValueError("there is no such column")
+    if pa.types.is_timestamp(kind):
+        value = datetime.fromisoformat(text.strip())
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return float(text) if pa.types.is_floating(kind) else int(text)
+    return text.strip()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sust_dagster.settings import PROJECT_FILE, Project, load_project
-from sust_dagster.world.lake import Lake
-from sust_dagster.world.schemas import TABLES
+from sust_dagster.world.lake import Lake, LakeError
+from sust_dagster.world.schemas import TABLES, TableSpec
 
 #: Packages whose pairing has been measured; another version may work, but nobody looked.
 _PACKAGES = ("dagster", "dagster-dbt", "dbt-core", "dbt-duckdb", "duckdb", "pandas", "numpy", "pyarrow", "deltalake")
@@ -33,7 +33,7 @@ class Finding:
     fix: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "fix": "" if self.ok else self.fix}
 
 
 def examine(root: Path | None) -> list[Finding]:
@@ -66,30 +66,56 @@ def _environment() -> Iterator[Finding]:
 
 
 def _books(project: Project) -> Iterator[Finding]:
-    from sust_dagster.world.books import Books
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from sust_dagster.world.books import HEAD, Books, BooksError
 
     path = project.root / "books.db"
     if not project.books_url and not path.exists():
         yield Finding("books", False, f"{path} is not there", "run `sust backfill`")
         return
-    books = Books.open(project.books_address)
-    factors = books.read("emission_factors")
+    try:
+        with Books(project.books_address) as books:  # not Books.open: that would migrate them
+            revision = books.revision()
+            if revision != HEAD:
+                detail = f"at revision {revision}, this release needs {HEAD}"
+                yield Finding("books", False, detail, "run `sust backfill`, which brings them up to date")
+                return
+            factors = books.read("emission_factors")
+    except (SQLAlchemyError, BooksError) as error:
+        yield Finding("books", False, str(error).splitlines()[0], "restore books.db from a copy")
+        return
     fix = "materialise the asset emission_factors, or run `sust backfill`"
     yield Finding("emission factors", factors.num_rows > 0, f"{factors.num_rows} versions", fix)
 
 
 def _lake(project: Project) -> Iterator[Finding]:
+    from deltalake.exceptions import DeltaError
+
     lake = Lake(project.lake_root)
     for spec in (t for t in TABLES.values() if t.home == "lake"):
-        version = lake.version(spec.name)
-        if version is None:
+        subject = f"lake: {spec.name}"
+        try:
+            found = _table(lake, spec)
+        except (DeltaError, LakeError, OSError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            yield Finding(subject, False, f"cannot be read: {reason}", "restore the table's folder from a copy")
             continue
-        slots = lake.slots(spec.name)
-        bad = _damaged(lake, spec.name) if lake.local else []
-        detail = f"version {version}, {len(slots)} {spec.partition}s, {len(lake.restatements(spec.name))} restatements"
-        if bad:
-            detail = f"{len(bad)} files are missing or not what their name says, first: {bad[0]}"
-        yield Finding(f"lake: {spec.name}", not bad, detail, "restore the file from a copy; its name is its SHA-256")
+        if found is not None:
+            yield found
+
+
+def _table(lake: Lake, spec: TableSpec) -> Finding | None:
+    """One table of the lake; None where it is not there yet."""
+    version = lake.version(spec.name)
+    if version is None:
+        return None
+    slots = lake.slots(spec.name)
+    bad = _damaged(lake, spec.name) if lake.local else []
+    detail = f"version {version}, {len(slots)} {spec.partition}s, {len(lake.restatements(spec.name))} restatements"
+    if bad:
+        detail = f"{len(bad)} files are missing or not what their name says, first: {bad[0]}"
+    return Finding(f"lake: {spec.name}", not bad, detail, "restore the file from a copy; its name is its SHA-256")
 
 
 def _damaged(lake: Lake, table: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from sust_dagster.orchestration.jobs import HOURLY_ASSETS
 from sust_dagster.orchestration.partitions import hour_key, range_tags
 from sust_dagster.settings import Project
 
-_PID_TAG = "sust/pid"
+_PROCESS_TAG = "sust/process"
 _INSTANCE_CONFIG = f"""\
 # The instance of this project: everything in this folder, nothing sent anywhere.
 {EVENT_LOG_SETTING}telemetry:
@@ -85,11 +86,42 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 def _bury_dead_runs(instance: dg.DagsterInstance) -> None:
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in instance.get_runs(unfinished):
-        pid = run.tags.get(_PID_TAG)
-        if pid and pid != str(os.getpid()) and not Path(f"/proc/{pid}").exists():
+    statuses = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=statuses)):
+        process = run.tags.get(_PROCESS_TAG)
+        if process and _is_gone(process):
             instance.report_run_failed(run, "the process that ran it is gone; its range is run again")
+
+
+def _this_process() -> str:
+    """Host, process id and, where the system tells, when it started: ids are used again."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{_started(pid) or '-'}"
+
+
+def _started(pid: int) -> str | None:
+    """Start of a process in ticks since boot, from Linux's /proc; ``None`` for one that has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else fields[18]
+
+
+def _is_gone(process: str) -> bool:
+    """Whether a process of this host has ended; of another host's we cannot know."""
+    host, pid, started = process.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    if Path("/proc/self/stat").exists():
+        return _started(int(pid)) != started
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def done_hours(instance: dg.DagsterInstance, assets: Sequence[str] = HOURLY_ASSETS) -> set[str]:
@@ -127,7 +159,7 @@ def run_job(
 
     Raises :class:`RunError` naming what failed.
     """
-    tags = {_PID_TAG: str(os.getpid())}
+    tags = {_PROCESS_TAG: _this_process()}
     if window is not None:
         tags.update(range_tags(*window))
     if reason:

@@ -11,6 +11,7 @@ import dagster as dg
 import duckdb
 import pyarrow as pa
 
+from sust_dagster.agents.accountant import FactorError, FactorSet, cross_check
 from sust_dagster.connectors.expectations import seed_formula_kg
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import Project
@@ -122,7 +123,46 @@ def build(hourly: dg.TimeWindowPartitionsDefinition, project: Project) -> list[d
         if project.project.source == "simulated" and not project.project.grid_replay:
             yield _seed_totals(con, project.project, window)
 
-    return [ledger_checks, emissions_checks]
+    @dg.multi_asset_check(
+        name="emission_factors_checks",
+        specs=[
+            _spec("factors_usable", "emission_factors", "Active factors form a set the accountant accepts."),
+            _spec("factors_reviewed", "emission_factors", "No active factor is older than the limit.", blocking=False),
+            _spec("sources_agree", "emission_factors", "Sources agree within their bounds.", blocking=False),
+        ],
+    )
+    def factor_checks(project: ProjectResource) -> Iterator[dg.AssetCheckResult]:
+        yield from _factor_results(project, datetime.now(UTC))
+
+    return [ledger_checks, emissions_checks, factor_checks]
+
+
+def _factor_results(project: ProjectResource, now: datetime) -> Iterator[dg.AssetCheckResult]:
+    asset, store = "emission_factors", project.factor_store
+    active = store.active(now)
+    try:
+        FactorSet.from_table(active)
+        problem = ""
+    except FactorError as error:
+        problem = str(error)
+    yield _result("factors_usable", asset, not problem and active.num_rows > 0, problem or f"{active.num_rows} active")
+    days = project.project.factor_age_limit_days
+    stale = store.stale(now, days=days)
+    names = ", ".join(sorted(set(stale.column("name").to_pylist()))[:5])
+    detail = f"{stale.num_rows} active factors were last reviewed more than {days:g} days ago" + (
+        f": {names}" * bool(names)
+    )
+    yield _result("factors_reviewed", asset, stale.num_rows == 0, detail, warn=True, stale=stale.num_rows)
+    apart = cross_check(project.handle("accountant").read_books("emission_factors"))
+    first = apart.slice(0, 1).to_pylist()
+    detail = "no two sources are further apart than their bounds"
+    if first:
+        pair = first[0]
+        detail = (
+            f"{apart.num_rows} disagreements, first {pair['factor_type']} {pair['name']}: {pair['source_a']} says "
+            f"{pair['value_a']:g}, {pair['source_b']} says {pair['value_b']:g} {pair['unit']}"
+        )
+    yield _result("sources_agree", asset, not first, detail, warn=True, disagreements=apart.num_rows)
 
 
 _BOUNDED = ("kg_location", "kg_market", "kg_embodied")

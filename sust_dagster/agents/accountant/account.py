@@ -245,11 +245,14 @@ def account_batches(batches: Iterable[pa.Table], ready: Accountant) -> Iterator[
         yield ready(batch)
 
 
-def account_stream(batches: Iterable[pa.Table], sink: Callable[[pa.Table], object], ready: Accountant) -> int:
+def account_stream(
+    batches: Iterable[pa.Table], sink: Callable[[pa.Table], object], ready: Callable[[pa.Table], pa.Table]
+) -> int:
     """Account a stream into a sink with reading, computing and writing overlapped in threads; rows written.
 
-    ``batches`` is advanced in one thread and ``sink`` is called in another, in order, so at most four batches
-    are in memory. An error in any of the three ends the stream and is raised here.
+    ``ready`` is an :class:`Accountant`, or what chooses one per batch. ``batches`` is advanced in one thread and
+    ``sink`` is called in another, in order, so at most four batches are in memory. An error in any of the three ends
+    the stream and is raised here.
     """
     rows = 0
     source = iter(batches)

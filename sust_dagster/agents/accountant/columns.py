@@ -73,12 +73,19 @@ def compact(codes: NDArray[np.integer], size: int) -> tuple[NDArray[np.int64], C
 
 
 def dictionary(codes: Codes, values: Sequence[str | None] | pa.Array) -> pa.DictionaryArray:
-    """A dictionary array; rows whose value is None are null."""
+    """A dictionary array of distinct words; rows whose value is None are null.
+
+    Words that occur twice are made one: Parquet gives up its dictionary for them, and what it then writes differs
+    from run to run.
+    """
     words = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
-    if words.null_count:
-        absent = words.is_null().to_numpy(zero_copy_only=False)[codes]
-        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), pc.fill_null(words, ""))
-    return pa.DictionaryArray.from_arrays(pa.array(codes), words)
+    absent = words.is_null().to_numpy(zero_copy_only=False)[codes] if words.null_count else None
+    words = pc.fill_null(words, "")
+    distinct = pc.unique(words)
+    if len(distinct) < len(words):
+        codes = pc.index_in(words, distinct).to_numpy(zero_copy_only=False).astype(np.int32)[codes]
+        words = distinct
+    return pa.DictionaryArray.from_arrays(pa.array(codes, mask=absent), words)
 
 
 def constant(value: str | None, rows: int) -> pa.DictionaryArray:

@@ -70,14 +70,16 @@ def cost_spikes(
 
     ``hours`` is in SERVICE_HOURS. An hour is judged against the service's hours of the ``days`` before it, so what
     comes later never changes the verdict. The z-score is 0.6745 (cost - median) / MAD; where most hours cost the
-    same (MAD 0) any difference stands out. With fewer than ``least_hours`` hours before it an hour is not judged.
+    same (MAD 0) any difference stands out. A level the service reaches in more than a twentieth of its hours is no
+    spike. With fewer than ``least_hours`` hours before it an hour is not judged.
     Returns service_name, hour, cost_usd, median_usd, ratio.
     """
     return query(
         f"""
         with judged as (
             select service_name, hour, cost_usd, median(cost_usd) over earlier as median_usd,
-                mad(cost_usd) over earlier as spread, count(cost_usd) over earlier as n
+                mad(cost_usd) over earlier as spread, count(cost_usd) over earlier as n,
+                quantile_cont(cost_usd, 0.95) over earlier as usual_most
             from hours
             window earlier as (partition by service_name order by hour
                 range between interval {days} days preceding and interval 1 second preceding)
@@ -85,7 +87,7 @@ def cost_spikes(
         select service_name, hour, cost_usd, median_usd, cost_usd / median_usd as ratio
         from judged
         where n >= {least_hours} and median_usd > 0 and cost_usd >= {ratio} * median_usd
-            and (spread = 0 or 0.6745 * (cost_usd - median_usd) / spread >= {z})
+            and cost_usd > usual_most and (spread = 0 or 0.6745 * (cost_usd - median_usd) / spread >= {z})
         order by service_name, hour
         """,
         {"hours": hours},

@@ -165,7 +165,7 @@ class KeyCounts:
         high = np.concatenate([p[0] for p in parts])
         low = np.concatenate([p[1] for p in parts])
         counts = np.concatenate([p[2] for p in parts])
-        order = np.lexsort((low, high))
+        order = _key_order(high, low)
         high, low, counts = high[order], low[order], counts[order]
         first = _group_starts(high, low)
         reduce = np.maximum if self.keep_larger else np.add
@@ -178,6 +178,15 @@ class KeyCounts:
         for run in other.runs:
             self.add(*run)
         other.runs.clear()
+
+
+def _key_order(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Stable order by (high, low). The high part alone decides, unless two keys share it."""
+    order = np.argsort(high, kind="stable")
+    sorted_high, sorted_low = high[order], low[order]
+    if ((sorted_high[1:] == sorted_high[:-1]) & (sorted_low[1:] < sorted_low[:-1])).any():
+        return np.lexsort((low, high))
+    return order
 
 
 def _group_starts(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -217,7 +226,7 @@ class Duplicates:
         return ordinal, duplicate
 
     def _see_one(self, high: np.ndarray, low: np.ndarray, has_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        order = np.lexsort((low, high))
+        order = _key_order(high, low)
         high, low = high[order], low[order]
         first = _group_starts(high, low)
         sizes = np.diff(np.append(first, len(high)))

@@ -195,7 +195,7 @@ def map_owners(normal: pa.Table, region: pa.DictionaryArray, mapping: MappingRul
     found = {field: pa.nulls(len(first), pa.string()) for field in FIELDS}
     for rule in mapping.rules:
         _apply(rule, distinct, tags, found)
-    by_rule_tier = found["tier"]
+    by_rule_tier, found["tier"] = found["tier"], pa.nulls(len(first), pa.string())
     for field in FIELDS:
         for key in mapping.tags.get(field, ()):
             found[field] = pc.coalesce(found[field], tags.value(key))

@@ -11,11 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sust_dagster.connectors.billing.delimited import RawBatch
+from sust_dagster.connectors.billing.delimited import BATCH_ROWS, RawBatch
 from sust_dagster.connectors.billing.errors import BillingError
 from sust_dagster.connectors.billing.places import BillFile
-
-BATCH_ROWS = 65_536
 
 
 def flat_names(schema: pa.Schema) -> list[str]:

@@ -20,7 +20,10 @@ from sust_dagster.connectors.billing.places import BillFile
 from sust_dagster.connectors.billing.text import INVALID, ByteReader, Utf8Stream, sniff_encoding
 
 #: Bytes parsed at a time: memory is a small multiple of it.
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 8 << 20
+#: Rows handed over at a time, or what that many blocks hold.
+BATCH_ROWS = 131_072
+_MOST_PARTS = 16
 _HEADER_BYTES = 4 << 20
 _FIRST_READ = 1 << 16
 _LONGEST_ROW = 64 << 20
@@ -114,6 +117,7 @@ class DelimitedFile:
         Raises :class:`BillingError` where the file cannot be parsed on.
         """
         done = 0
+        parts: list[RawBatch] = []
         try:
             for chunk in self._chunks():
                 raw = self._parse(chunk, include, plain, done)
@@ -123,7 +127,12 @@ class DelimitedFile:
                 if done == 0:
                     self._check_encoding(raw.batch)
                 done += raw.batch.num_rows + len(raw.malformed)
-                yield raw
+                parts.append(raw)
+                if len(parts) == _MOST_PARTS or sum(p.batch.num_rows for p in parts) >= BATCH_ROWS:
+                    yield joined_batches(parts)
+                    parts = []
+            if parts:
+                yield joined_batches(parts)
         except pa.ArrowInvalid as error:
             raise BillingError(
                 f"cannot be parsed ({error})", file=self.file.label, row=done + 1, fix="check the file around this row"
@@ -216,6 +225,19 @@ class DelimitedFile:
             )  # fmt: skip
 
 
+def joined_batches(parts: list[RawBatch]) -> RawBatch:
+    """Consecutive batches as one: the wanted columns are small, and work per batch has a fixed part."""
+    if len(parts) == 1:
+        return parts[0]
+    table = pa.Table.from_batches([p.batch for p in parts]).unify_dictionaries().combine_chunks()
+    return RawBatch(
+        table.to_batches()[0] if table.num_rows else parts[0].batch,
+        np.concatenate([p.rows for p in parts]),
+        [m for p in parts for m in p.malformed],
+        any(p.faulty for p in parts),
+    )
+
+
 def last_row_end(data: bytes, delimiter: str) -> int:
     """Position after the last line break outside quotes; 0 where there is none. ``data`` starts at a row.
 
@@ -226,7 +248,9 @@ def last_row_end(data: bytes, delimiter: str) -> int:
     if end < 0:
         return 0
     values = np.frombuffer(data, np.uint8)
-    if np.count_nonzero(values[:end] == _QUOTE) % 2 == 0:
+    # Even numbers of quotes before the break and in its own line: outside quotes, unless strays conspire.
+    line = max(data.rfind(b"\n", 0, end), data.rfind(b"\r", 0, end)) + 1
+    if np.count_nonzero(values[:end] == _QUOTE) % 2 == 0 and data.count(b'"', line, end) % 2 == 0:
         return end + 1
     quotes = _without_strays(data, np.flatnonzero(values == _QUOTE), delimiter)
     while True:

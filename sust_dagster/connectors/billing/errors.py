@@ -27,3 +27,7 @@ class BillingError(ValueError):
             if part
         )
         super().__init__(f"{where}: {problem}" * bool(where) + problem * (not where) + (f"; {fix}" if fix else ""))
+
+
+class UnknownFormatError(BillingError):
+    """The file is no bill, by its columns; in a folder of other files it may be passed over."""

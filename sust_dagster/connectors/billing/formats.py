@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from sust_dagster.connectors.billing.errors import BillingError
+from sust_dagster.connectors.billing.errors import BillingError, UnknownFormatError
 from sust_dagster.connectors.billing.fields import Column, Fields, plain_name
 
 #: Columns of the normal form, by name.
@@ -34,7 +34,10 @@ class Format:
 
 
 def recognise(columns: Sequence[str], label: str) -> Format:
-    """The format of a file with these columns. Raises :class:`BillingError` where it is none we know."""
+    """The format of a file with these columns.
+
+    Raises :class:`UnknownFormatError` where it is none we know, :class:`BillingError` where columns are missing.
+    """
     from sust_dagster.connectors.billing import aws, azure, focus, gcp, oci
 
     names = frozenset(plain_name(c) for c in columns)
@@ -43,7 +46,7 @@ def recognise(columns: Sequence[str], label: str) -> Format:
             _require(candidate, names, label)
             return candidate
     shown = ", ".join(list(columns)[:8]) + (", ..." if len(columns) > 8 else "")
-    raise BillingError(
+    raise UnknownFormatError(
         f"is in no format we read; its columns are {shown or '(none)'}", file=label,
         fix="export FOCUS 1.0-1.3, AWS CUR or CUR 2.0, a GCP billing export, Azure cost details or an OCI cost report",
     )  # fmt: skip

@@ -1,450 +1,215 @@
-"""Grid intensity from files: Electricity Maps yearly downloads, plain tables, one column per zone.
+"""Grid intensity from one or more files, as one source.
 
-Belongs here: which layouts are known, how a cell becomes a time or a number, and refusals that name file,
-row, column and remedy. Does not belong here: hourly resampling, gaps and boxes (the accountant's), or
-which zone a region has (the reference table).
+Belongs here: several files together, which of them wins where they overlap, what they cover, and what was left
+aside. Layouts and cells are in ``layouts``; a region or hour no file holds simply has no row.
 
-Known layouts, CSV (also .gz) or Parquet, told apart by their columns:
-
-- Electricity Maps, both headers: ``Datetime (UTC)``, ``Zone id``, ``Carbon intensity gCO₂eq/kWh (Life cycle)``
-  or ``(LCA)``, ``... (direct)``, ``Data estimated``; with or without the subscript, in any case;
-- plain: ``ts``, ``region`` or ``zone``, ``intensity_g_per_kwh`` (or ``intensity_kgco2_kwh``), optional ``lower``,
-  ``upper``, ``signal``, ``method``, ``estimated``;
-- research traces: a time column, ``zone_name`` or ``region`` and ``carbon_intensity`` columns;
-- wide: a time column and one number column per zone or region; an empty cell is an hour nobody reported.
-
-An empty intensity cell is a gap, and its hour is left out; a cell that says something that is no number is
-refused. Electricity Maps gives two intensities per hour: ``lifecycle`` is taken unless ``direct`` is asked for
-(GHG Protocol Scope 2 asks for direct emissions of generation).
+Where several files hold the same region, hour, signal and method, the first in the order given wins (in a folder:
+by name), hour by hour; each row's ``source_version`` is the SHA-256 of its file, and a notice says so. One region
+never changes its zone between files.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
 
-from sust_dagster.agents.accountant.columns import floats
-from sust_dagster.agents.accountant.grid import GridDataError, check_values, zones_to_regions
+from sust_dagster.agents.accountant.grid import zones_to_regions
+from sust_dagster.connectors.grid.layouts import TIMESTAMP, IntensityMethod, UnknownLayoutError, load
 from sust_dagster.connectors.grid.protocol import SOURCE_SCHEMA, GridError
 from sust_dagster.reference import region_zones
-from sust_dagster.reference import regions as reference_regions
 
-IntensityMethod = Literal["lifecycle", "direct"]
-
-TIMESTAMP = SOURCE_SCHEMA.field("ts").type
-
-_TIME_NAMES = ("ts", "datetime (utc)", "datetime", "utc time", "timestamp", "time", "point_time")
-_ZONE_NAMES = ("zone", "zone id", "zone_id", "zone_name")
-_REGION_NAMES = ("region",)
-_ESTIMATED_NAMES = ("estimated", "data estimated", "isestimated")
-_BOX_NAMES = ("system_rel_lower", "system_rel_upper", "hour_rel_lower", "hour_rel_upper")
-_GRAMS_NAME = "intensity_g_per_kwh"
-_KG_NAME = "intensity_kgco2_kwh"
-
-#: Column of each (signal, method) in the research traces.
-_TRACE_COLUMNS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("average", "lifecycle"): ("carbon_intensity_avg", "carbon_intensity"),
-    ("average", "direct"): ("carbon_intensity_direct_avg", "carbon_intensity"),
-    ("marginal", "lifecycle"): ("marginal_carbon_avg",),
-    ("marginal", "direct"): ("marginal_carbon_avg",),
-}
-
-_TIME_PATTERN = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d(\.\d+)?)?)? ?(Z|UTC|[+-]\d\d:?\d\d)?$"
-_NUMBER = r"^[ ]*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?[ ]*$"
+_HOUR_US = 3_600_000_000
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class FileGrid:
-    """Intensity from one or more files of any known layout."""
+    """Intensity from one or more files of any known layout.
+
+    ``method``: see :func:`open_grid`. ``found``: paths met in a folder rather than named; one that is no grid file
+    is passed over with a notice.
+    """
 
     paths: tuple[Path, ...]
-    method: IntensityMethod = "lifecycle"
+    method: IntensityMethod | None = None
     signal: str = "average"
+    found: frozenset[Path] = frozenset()
     _zones: pa.Table = field(default_factory=region_zones, repr=False, compare=False)
+    _regions: dict[str, pa.Table] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _overlaps: dict[tuple[str, str], set[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def read(self, start: datetime, end: datetime, regions: Sequence[str]) -> pa.Table:
         """Rows of ``SOURCE_SCHEMA`` for the regions the files hold; see the protocol.
 
-        Raises :class:`GridError` for an unusable file, or where none of the regions is in the files.
+        Raises :class:`GridError` for an unusable file.
         """
         if start.tzinfo is None or end.tzinfo is None:
             raise GridError("times need a time zone", fix="give UTC times")
-        rows = self._by_region(regions)
-        if rows.num_rows == 0 and regions:
-            self._refuse_foreign(regions)
-        ts = rows["ts"]
-        inside = pc.and_(pc.greater_equal(ts, pa.scalar(start, TIMESTAMP)), pc.less(ts, pa.scalar(end, TIMESTAMP)))
-        return rows.filter(inside)
+        low, high = pa.scalar(start, TIMESTAMP), pa.scalar(end, TIMESTAMP)
+        pieces = [SOURCE_SCHEMA.empty_table()]
+        for region in sorted(set(regions)):
+            rows = self._region(region)
+            pieces.append(rows.filter(pc.and_(pc.greater_equal(rows["ts"], low), pc.less(rows["ts"], high))))
+        return pa.concat_tables(pieces)
 
-    @cached_property
+    @property
     def loaded(self) -> pa.Table:
         """Every row of every file, in ``SOURCE_SCHEMA``; ``region`` is empty where the file speaks of zones."""
-        return pa.concat_tables([_load(p, self.method, self.signal) for p in self.paths])
+        return self._content.rows
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Version (SHA-256) of each file that is read, by name, in order of precedence."""
+        return {self._content.names[version]: version for version in self._content.names}
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods of the intensities read: one, whatever the files hold beside it."""
+        return sorted(pc.unique(self.loaded["method"]).to_pylist())
+
+    @property
+    def notices(self) -> list[str]:
+        """What a person should know about the files so far: passed over, left out, overlapping."""
+        notes = list(self._content.notes)
+        for (first, second), regions in self._overlaps.items():
+            notes.append(
+                f"{first} and {second} both hold hours of {_some(regions)}: {first} comes first and is taken there"
+            )
+        return notes
+
+    @property
+    def coverage(self) -> str:
+        """The hours and places the files hold, for people."""
+        extremes = pc.min_max(self.loaded["ts"]).as_py()
+        first, last = extremes["min"], extremes["max"]
+        places = _names(self.loaded)
+        many = "place" if len(places) == 1 else "places"
+        return f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC for {len(places):,} {many}: {_some(places)}"
+
+    def holds(self, region: str) -> bool:
+        """Whether any hour of a region is in the files."""
+        return self._region(region).num_rows > 0
+
+    def hint(self) -> str:
+        """A likely cause, when the files hold none of the regions asked for; else nothing."""
+        mistaken = set(pc.unique(self.loaded["region"]).to_pylist()) & set(self._zones["zone"].to_pylist())
+        return f"the column region holds grid zones ({_some(mistaken)}): name it zone" if mistaken else ""
 
     @cached_property
-    def span(self) -> tuple[datetime, datetime]:
-        """First and last time in the files."""
-        extremes = pc.min_max(self.loaded["ts"]).as_py()
-        return extremes["min"], extremes["max"]
+    def _content(self) -> _Content:
+        return _read_all(self.paths, self.found, self.method, self.signal)
 
-    def _by_region(self, regions: Sequence[str]) -> pa.Table:
-        wanted = pa.array(sorted(set(regions)), pa.string())
-        direct = self.loaded.filter(pc.is_in(self.loaded["region"], wanted))
-        by_zone = self.loaded.filter(pc.equal(self.loaded["region"], ""))
-        left = sorted(set(regions) - set(pc.unique(direct["region"]).to_pylist()))
-        return pa.concat_tables([direct, zones_to_regions(by_zone, self._zones, left)])
+    def _region(self, region: str) -> pa.Table:
+        """All hours of one region, overlaps of files resolved; made once."""
+        if region not in self._regions:
+            direct = self.loaded.filter(pc.equal(self.loaded["region"], region))
+            by_zone = zones_to_regions(self._by_zone, self._zones, [region])
+            self._regions[region] = self._first_wins(region, pa.concat_tables([direct, by_zone]))
+        return self._regions[region]
 
-    def _refuse_foreign(self, regions: Sequence[str]) -> None:
-        names = sorted({n for c in ("region", "zone") for n in pc.unique(self.loaded[c]).to_pylist() if n})
-        zones = set(self._zones["zone"].to_pylist())
-        said = set(pc.unique(self.loaded["region"]).to_pylist())
-        fix = "name the column zone: it holds grid zones" if said & zones else "check the region names"
-        raise GridError(
-            f"none of the regions {sorted(set(regions))[:8]} is in the file; it holds {names[:12]}",
-            file=str(self.paths[0]),
-            fix=fix,
-        )
+    @cached_property
+    def _by_zone(self) -> pa.Table:
+        return self.loaded.filter(pc.equal(self.loaded["region"], ""))
 
-
-def _load(path: Path, method: str, signal: str) -> pa.Table:
-    """One file as ``SOURCE_SCHEMA`` rows, with file row numbers behind every refusal."""
-    table, first_row = _read(path)
-    names = {_plain(n): n for n in table.column_names}
-    reader = _layout(path, names)
-    try:
-        rows = reader(_File(path, table, names, first_row), method, signal)
-    except GridDataError as error:
-        raise GridError(error.message, file=str(path), row=error.row, column=error.column, fix=error.fix) from error
-    if rows.num_rows == 0:
-        raise GridError("the file holds no intensity", file=str(path), fix="every cell of the column is empty")
-    return rows
-
-
-def _plain(name: str) -> str:
-    """A header without case, byte-order mark or subscripts."""
-    return name.replace("\ufeff", "").replace("₂", "2").strip().lower()
-
-
-def _read(path: Path) -> tuple[pa.Table, int]:
-    """The file as a table, CSV cells as text; and the number people would give its first data row."""
-    if not path.is_file():
-        raise GridError("no such file", file=str(path))
-    if path.name.endswith(".parquet"):
-        try:
-            return pa_parquet.read_table(path), 0
-        except pa.ArrowInvalid as error:
-            raise GridError(f"not a Parquet file: {error}", file=str(path)) from error
-    if not path.name.endswith((".csv", ".csv.gz")):
-        raise GridError("unknown file type", file=str(path), fix="give .csv, .csv.gz or .parquet")
-    try:
-        head = pa_csv.open_csv(path).schema.names
-        text = pa_csv.ConvertOptions(column_types=dict.fromkeys(head, pa.string()), strings_can_be_null=False)
-        return pa_csv.read_csv(path, convert_options=text), 2
-    except pa.ArrowInvalid as error:
-        raise GridError(f"not a readable CSV: {error}", file=str(path)) from error
+    def _first_wins(self, region: str, rows: pa.Table) -> pa.Table:
+        names = self._content.names
+        if len(names) < 2 or not rows.num_rows:
+            return rows
+        order = pa.array(list(names), pa.string())
+        file = pc.index_in(rows["source_version"], order).to_numpy()
+        hour = rows["ts"].cast(pa.int64()).to_numpy() // _HOUR_US
+        series = pc.binary_join_element_wise(rows["signal"], rows["method"], "\x1f").dictionary_encode()
+        code = np.concatenate([c.indices.to_numpy() for c in series.unify_dictionaries().chunks])
+        span = int(hour.max() - hour.min()) + 1
+        cell = code.astype(np.int64) * span + (hour - hour.min())
+        first = np.full(int(cell.max()) + 1, len(names), dtype=np.int64)
+        np.minimum.at(first, cell, file)
+        winner = first[cell]
+        lost = winner < file
+        if not lost.any():
+            return rows
+        given = list(names.values())
+        for a, b in {(int(w), int(f)) for w, f in np.unique(np.stack([winner[lost], file[lost]], axis=1), axis=0)}:
+            self._overlaps.setdefault((given[a], given[b]), set()).add(region)
+        return rows.filter(pa.array(~lost))
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file's table, its header by plain name, and where its rows begin."""
+class _Content:
+    """Every row of the files that count, their names by version, and what was left aside."""
 
-    path: Path
-    table: pa.Table
+    rows: pa.Table
     names: dict[str, str]
-    first_row: int
+    notes: tuple[str, ...]
 
-    def find(self, candidates: Sequence[str]) -> str | None:
-        """The file's own name of the first candidate it has."""
-        return next((self.names[c] for c in candidates if c in self.names), None)
 
-    @cached_property
-    def version(self) -> str:
-        """SHA-256 of the file."""
-        return "sha256:" + hashlib.sha256(self.path.read_bytes()).hexdigest()
-
-    def refuse(self, message: str, at: int, column: str, fix: str) -> GridError:
-        return GridError(message, file=str(self.path), row=at + self.first_row, column=column, fix=fix)
-
-    def times(self, column: str) -> pa.ChunkedArray:
-        """A time column as UTC; times without a zone are UTC by declaration."""
-        values = self.table[column]
-        if pa.types.is_timestamp(values.type):
-            if values.type.tz is None:
-                values = pc.assume_timezone(values, "UTC")
-            return pc.cast(values, TIMESTAMP, safe=False)
-        text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
-        bad = pc.invert(pc.fill_null(pc.match_substring_regex(text, _TIME_PATTERN), False))
-        if pc.any(bad).as_py():
-            at = int(np.flatnonzero(bad.to_numpy())[0])
-            raise self.refuse(f"{text[at].as_py()!r} is not a time", at, column, "write YYYY-MM-DD HH:MM:SS, in UTC")
-        text = pc.replace_substring(text, "T", " ")
-        text = pc.replace_substring_regex(text, " ?(Z|UTC|[+]00:?00)$", "")
-        offset = pc.match_substring_regex(text, r"[+-]\d\d:?\d\d$")
-        if pc.any(offset).as_py():
-            at = int(np.flatnonzero(offset.to_numpy())[0])
-            raise self.refuse(
-                f"{self.table[column][at].as_py()!r} is not in UTC", at, column, "convert the times to UTC"
-            )
+def _read_all(paths: Sequence[Path], found: frozenset[Path], method: IntensityMethod | None, signal: str) -> _Content:
+    tables: list[pa.Table] = [SOURCE_SCHEMA.empty_table()]
+    names: dict[str, str] = {}
+    foreign: list[str] = []
+    notes: list[str] = []
+    labels = _labels(paths)
+    for path in paths:
         try:
-            return pc.assume_timezone(pc.cast(text, pa.timestamp("us")), "UTC")
-        except pa.ArrowInvalid as error:
-            raise GridError(
-                str(error), file=str(self.path), column=column, fix="write YYYY-MM-DD HH:MM:SS, in UTC"
-            ) from error
-
-    def numbers(self, column: str) -> pa.ChunkedArray:
-        """A number column as float64; an empty cell is null, any other text is refused."""
-        values = self.table[column]
-        if pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_null(values.type):
-            return pc.cast(values, pa.float64())
-        text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
-        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-        bad = pc.fill_null(pc.invert(pc.match_substring_regex(text, _NUMBER)), False)
-        if pc.any(bad).as_py():
-            at = int(np.flatnonzero(bad.to_numpy())[0])
-            raise self.refuse(
-                f"{text[at].as_py()!r} is not a number", at, column, "leave the cell empty where there is no value"
-            )
-        return pc.cast(text, pa.float64())
-
-    def flags(self, column: str | None) -> pa.ChunkedArray | pa.Array:
-        """A yes/no column; absent or empty is no."""
-        if column is None:
-            return pa.array(np.zeros(self.table.num_rows, dtype=bool))
-        values = self.table[column]
-        if pa.types.is_boolean(values.type):
-            return pc.fill_null(values, False)
-        return pc.is_in(pc.utf8_lower(pc.cast(values, pa.string())), pa.array(["true", "1", "yes"]))
-
-
-_Reader = Callable[[_File, str, str], pa.Table]
-
-
-def _layout(path: Path, names: dict[str, str]) -> _Reader:
-    """The reader of the layout these columns make."""
-    if any(n.startswith("carbon intensity gco2eq/kwh") for n in names):
-        return _electricity_maps
-    if _GRAMS_NAME in names or _KG_NAME in names:
-        return _plain_table
-    if any(c in names for columns in _TRACE_COLUMNS.values() for c in columns):
-        return _trace
-    time = [n for n in names if n in _TIME_NAMES]
-    if time and len(names) > 1:
-        return _wide
-    raise GridError(
-        f"unknown layout: columns {list(names.values())[:12]}",
-        file=str(path),
-        fix="give ts, region (or zone), intensity_g_per_kwh; or an Electricity Maps download",
-    )
-
-
-def _need(file: _File, what: str, candidates: Sequence[str]) -> str:
-    found = file.find(candidates)
-    if found is None:
-        raise GridError(f"no {what} column", file=str(file.path), fix=f"name it {' or '.join(candidates[:2])}")
-    return found
-
-
-def _rows(
-    file: _File,
-    grams: pa.ChunkedArray,
-    column: str,
-    *,
-    place: tuple[str, pa.ChunkedArray],
-    times: pa.ChunkedArray,
-    signal: str | pa.ChunkedArray,
-    method: str | pa.ChunkedArray,
-    source: str,
-    estimated: pa.ChunkedArray | pa.Array,
-    bounds: tuple[pa.ChunkedArray, pa.ChunkedArray] | None = None,
-    own: Mapping[str, pa.ChunkedArray] | None = None,
-) -> pa.Table:
-    """Checked rows of a long layout: gaps (empty cells) left out, the rest as the source schema."""
-    n = file.table.num_rows
-    kind, places = place
-    names = pc.cast(places, pa.string())
-    unnamed = pc.fill_null(pc.equal(names, ""), True)
-    if pc.any(unnamed).as_py():
-        at = int(np.flatnonzero(unnamed.to_numpy())[0])
-        raise file.refuse(f"no {kind} in the row", at, kind, "every row names its place")
-    reported = pc.is_valid(grams)
-    index = np.flatnonzero(reported.to_numpy())
-    check_values(floats(grams.filter(reported)), column=column, rows=index + file.first_row)
-    blank = pa.array([""]).take(pa.array(np.zeros(n, dtype=np.int64)))
-
-    def whole(value: str | pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-        return (
-            pc.cast(value, pa.string()) if not isinstance(value, str) else pc.if_else(pc.equal(blank, ""), value, blank)
-        )
-
-    none = pa.nulls(n, pa.float64())
-    table = pa.table(
-        {
-            "ts": times,
-            "region": blank if kind == "zone" else names,
-            "zone": names if kind == "zone" else pa.nulls(n, pa.string()),
-            _GRAMS_NAME: grams,
-            "lower": none if bounds is None else bounds[0],
-            "upper": none if bounds is None else bounds[1],
-            "signal": whole(signal),
-            "method": whole(method),
-            "estimated": estimated,
-            "quality": whole("ok"),
-            "source": whole(source),
-            "source_version": whole(file.version),
-            **dict.fromkeys(_BOX_NAMES, none),
-        }
-        | dict(own or {})
-    )
-    kept = table.filter(reported).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
-    _refuse_duplicates(file, kept, index)
-    return kept
-
-
-def _refuse_duplicates(file: _File, rows: pa.Table, index: np.ndarray) -> None:
-    """Refuse a second row for one time and place, naming it and whether it contradicts the first."""
-    keys = ["ts", "region", "zone", "signal", "method"]
-    if rows.group_by(keys, use_threads=False).aggregate([]).num_rows == rows.num_rows:
-        return
-    numbered = rows.append_column("at", pa.array(index)).to_pandas()
-    first = int(np.flatnonzero(numbered.duplicated(keys))[0])
-    again = numbered.iloc[first]
-    same = (numbered[keys].fillna("") == again[keys].fillna("")).all(axis=1)
-    before = numbered[same].iloc[0]
-    kind = "duplicate" if before[_GRAMS_NAME] == again[_GRAMS_NAME] else "conflicting duplicate"
-    raise file.refuse(
-        f"{kind} of row {int(before['at']) + file.first_row} ({before[_GRAMS_NAME]} and {again[_GRAMS_NAME]} g/kWh)",
-        int(again["at"]),
-        "ts",
-        "keep one row per time and place",
-    )
-
-
-def _electricity_maps(file: _File, method: str, signal: str) -> pa.Table:
-    """Electricity Maps yearly download, header of any year."""
-    if signal != "average":
-        raise GridError(f"Electricity Maps downloads hold the average signal, not {signal}", file=str(file.path))
-    wanted = ("(direct)",) if method == "direct" else ("(life cycle)", "(lca)")
-    column = next(
-        (own for n, own in file.names.items() if n.startswith("carbon intensity") and n.endswith(wanted)), None
-    )
-    if column is None:
-        raise GridError(
-            f"no {method} intensity column", file=str(file.path), fix=f"a name that ends in {' or '.join(wanted)}"
-        )
-    zone = _need(file, "zone", ("zone id", "zone_id"))
-    return _rows(
-        file,
-        file.numbers(column),
-        column,
-        place=("zone", file.table[zone]),
-        times=file.times(_need(file, "time", _TIME_NAMES)),
-        signal="average",
-        method=method,
-        source="electricity_maps",
-        estimated=file.flags(file.find(_ESTIMATED_NAMES)),
-    )
-
-
-def _plain_table(file: _File, method: str, signal: str) -> pa.Table:
-    """ts, region or zone, intensity_g_per_kwh[, lower, upper, signal, method, estimated]."""
-    column = file.find((_GRAMS_NAME, _KG_NAME))
-    region = file.find(_REGION_NAMES)
-    if column is None or (region is None and file.find(_ZONE_NAMES) is None):
-        raise GridError("no region and no zone column", file=str(file.path), fix="name it region or zone")
-    scale = 1000.0 if _plain(column) == _KG_NAME else 1.0
-    kind, place = ("region", region) if region is not None else ("zone", _need(file, "zone", _ZONE_NAMES))
-    names = (("lower", "upper"), ("intensity_lower", "intensity_upper"))
-    pair = next((p for p in ((file.find((a,)), file.find((b,))) for a, b in names) if p[0] and p[1]), None)
-    bounds = None
-    if pair is not None:
-        low, high = (pc.multiply(file.numbers(str(name)), scale) for name in pair)
-        bounds = (low, high)
-    own_signal, own_method, own_quality = (file.find((n,)) for n in ("signal", "method", "quality"))
-    own: dict[str, pa.ChunkedArray] = {}
-    if all(n in file.names for n in _BOX_NAMES):
-        # Our own intensity table, exported: its boxes and flags come back as they were.
-        own = {n: file.numbers(file.names[n]) for n in _BOX_NAMES}
-    if own_quality is not None:
-        own["quality"] = pc.fill_null(pc.cast(file.table[own_quality], pa.string()), "ok")
-    rows = _rows(
-        file,
-        pc.multiply(file.numbers(column), scale),
-        column,
-        place=(kind, file.table[place]),
-        times=file.times(_need(file, "time", _TIME_NAMES)),
-        signal=signal if own_signal is None else file.table[own_signal],
-        method=method if own_method is None else file.table[own_method],
-        source="file",
-        estimated=file.flags(file.find(_ESTIMATED_NAMES)),
-        bounds=bounds,
-        own=own,
-    )
-    # A file with several signals is read for the one asked for; what it says about its method stands.
-    return rows.filter(pc.equal(rows["signal"], signal))
-
-
-def _trace(file: _File, method: str, signal: str) -> pa.Table:
-    """Research traces: time, zone_name or region (a zone), carbon_intensity columns."""
-    column = file.find(_TRACE_COLUMNS.get((signal, method), ()))
-    if column is None:
-        raise GridError(
-            f"no column of {signal} {method} intensity",
-            file=str(file.path),
-            fix=f"columns: {list(file.names.values())}",
-        )
-    return _rows(
-        file,
-        file.numbers(column),
-        column,
-        place=("zone", file.table[_need(file, "zone", (*_ZONE_NAMES, *_REGION_NAMES))]),
-        times=file.times(_need(file, "time", _TIME_NAMES)),
-        signal=signal,
-        method=method,
-        source="file",
-        estimated=file.flags(file.find(_ESTIMATED_NAMES)),
-    )
-
-
-def _wide(file: _File, method: str, signal: str) -> pa.Table:
-    """One column per zone or region; an empty or NaN cell is an hour nobody reported."""
-    time = _need(file, "time", _TIME_NAMES)
-    times = file.times(time)
-    known_regions = set(reference_regions()["region"].to_pylist())
-    pieces = []
-    for column in file.table.column_names:
-        if column == time or _plain(column) in {"", "__index_level_0__"}:
+            rows = load(path, method, signal)
+        except UnknownLayoutError:
+            if path not in found:
+                raise
+            foreign.append(labels[path])
             continue
-        grams = file.numbers(column)
-        grams = pc.if_else(pc.is_nan(grams), pa.scalar(None, pa.float64()), grams)
-        if grams.null_count == len(grams):
+        version = rows["source_version"][0].as_py()
+        if version in names:
+            notes.append(f"{labels[path]} is the same file as {names[version]}")
             continue
-        kind = "region" if column in known_regions else "zone"
-        places = pa.chunked_array(
-            [pa.array([column], pa.string()).take(pa.array(np.zeros(len(grams), dtype=np.int64)))]
+        names[version] = labels[path]
+        tables.append(rows)
+    if paths and not names:
+        raise GridError(
+            f"no file of the folder is a grid file: {_some(foreign)}",
+            file=str(paths[0].parent),
+            fix="give ts, region (or zone), intensity_g_per_kwh; or an Electricity Maps download",
         )
-        pieces.append(
-            _rows(
-                file,
-                grams,
-                column,
-                place=(kind, places),
-                times=times,
-                signal=signal,
-                method=method,
-                source="file",
-                estimated=file.flags(None),
-            )
+    if foreign:
+        notes.insert(0, f"passed over, no grid file by their columns: {', '.join(foreign)}")
+    return _one_method(pa.concat_tables(tables), names, notes, method)
+
+
+def _one_method(rows: pa.Table, names: dict[str, str], notes: list[str], method: IntensityMethod | None) -> _Content:
+    """One method throughout: life-cycle and direct figures never stand in one series."""
+    methods = pc.unique(rows["method"]).to_pylist()
+    wanted = method or ("lifecycle" if len(methods) > 1 else None)
+    if wanted is None or methods in ([], [wanted]):
+        return _Content(rows, names, tuple(notes))
+    kept = rows.filter(pc.equal(rows["method"], wanted))
+    if not kept.num_rows:
+        raise GridError(
+            f"{', '.join(names.values())} hold {' and '.join(map(str, methods))} intensity only, not {wanted}",
+            fix="ask for the intensity method the file holds",
         )
-    return pa.concat_tables(pieces) if pieces else SOURCE_SCHEMA.empty_table()
+    left = set(pc.unique(kept["source_version"]).to_pylist())
+    out = [name for version, name in names.items() if version not in left]
+    others = " and ".join(str(m) for m in methods if m != wanted)
+    notes.append(f"{others} intensity is left out beside {wanted}" + (f": {', '.join(out)}" if out else ""))
+    return _Content(kept, {version: name for version, name in names.items() if version in left}, tuple(notes))
+
+
+def _labels(paths: Sequence[Path]) -> dict[Path, str]:
+    """File names; with their folder where two files have one name."""
+    names = [p.name for p in paths]
+    return {p: p.name if names.count(p.name) == 1 else str(p) for p in paths}
+
+
+def _names(rows: pa.Table) -> list[str]:
+    return sorted({n for c in ("region", "zone") for n in pc.unique(rows[c]).to_pylist() if n})
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:_SHOWN]) + (f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else "")

@@ -1,8 +1,8 @@
-"""Grid intensity from files: Electricity Maps yearly downloads, plain tables, one column per zone.
+"""The layouts a grid file may have: Electricity Maps downloads, plain tables, one column per zone.
 
 Belongs here: which layouts are known, how a cell becomes a time or a number, and refusals that name file,
-row, column and remedy. Does not belong here: hourly resampling, gaps and boxes (the accountant's), or
-which zone a region has (the reference table).
+row, column and remedy. Does not belong here: several files as one source (``files``), hourly resampling, gaps and
+boxes (the accountant's), or which zone a region has (the reference table).
 
 Known layouts, CSV (also .gz) or Parquet, told apart by their columns:
 
@@ -11,7 +11,8 @@ Known layouts, CSV (also .gz) or Parquet, told apart by their columns:
 - plain: ``ts``, ``region`` or ``zone``, ``intensity_g_per_kwh`` (or ``intensity_kgco2_kwh``), optional ``lower``,
   ``upper``, ``signal``, ``method``, ``estimated``;
 - research traces: a time column, ``zone_name`` or ``region`` and ``carbon_intensity`` columns;
-- wide: a time column and one number column per zone or region; an empty cell is an hour nobody reported.
+- wide: a time column and one number column per zone or region, at least one of them in our reference tables; an
+  empty cell is an hour nobody reported.
 
 An empty intensity cell is a gap, and its hour is left out; a cell that says something that is no number is
 refused. Electricity Maps gives two intensities per hour: ``lifecycle`` is taken unless ``direct`` is asked for
@@ -20,11 +21,14 @@ refused. Electricity Maps gives two intensities per hour: ``lifecycle`` is taken
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +39,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from sust_dagster.agents.accountant.columns import floats
-from sust_dagster.agents.accountant.grid import GridDataError, check_values, zones_to_regions
+from sust_dagster.agents.accountant.grid import GridDataError, check_values
 from sust_dagster.connectors.grid.protocol import SOURCE_SCHEMA, GridError
 from sust_dagster.reference import region_zones
 from sust_dagster.reference import regions as reference_regions
@@ -67,15 +71,15 @@ _NUMBER = r"^[ ]*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?[ ]*$"
 def load(path: Path, method: IntensityMethod | None, signal: str) -> pa.Table:
     """One file as ``SOURCE_SCHEMA`` rows, with file row numbers behind every refusal.
 
-    ``method`` chooses where a file offers both, and names that of a file which says nothing; ``None`` is life cycle,
-    or what the file's name says. Raises :class:`UnknownLayout` for a file that is no grid file, :class:`GridError`
+    ``method`` chooses where a file offers both, and names that of a file which says nothing; ``None`` is life cycle.
+    Raises :class:`UnknownLayoutError` for a file that is no grid file, :class:`GridError`
     for a grid file that cannot be used.
     """
     reader = _layout(path, {_plain(n): n for n in _header(path)})
     table, first_row = _read(path)
     names = {_plain(n): n for n in table.column_names}
     try:
-        rows = reader(_File(path, table, names, first_row), _method_of(path, method), signal)
+        rows = reader(_File(path, table, names, first_row), method, signal)
     except GridDataError as error:
         raise GridError(error.message, file=str(path), row=error.row, column=error.column, fix=error.fix) from error
     if rows.num_rows == 0:
@@ -83,15 +87,13 @@ def load(path: Path, method: IntensityMethod | None, signal: str) -> pa.Table:
     return rows
 
 
-class UnknownLayout(GridError):
+class UnknownLayoutError(GridError):
     """The file is no grid file, by its type or its columns; in a folder of other files it may be passed over."""
 
 
-def _method_of(path: Path, method: IntensityMethod | None) -> IntensityMethod:
-    """The method of a file whose columns name none: as asked, else as its name says, else life cycle."""
-    if method is not None:
-        return method
-    return "direct" if "direct" in re.split(r"[^a-z]+", path.name.lower()) else "lifecycle"
+def _named(path: Path, method: IntensityMethod | None) -> IntensityMethod:
+    """The method of a file whose columns name none: as its own name says, else as asked, else life cycle."""
+    return "direct" if "direct" in re.split(r"[^a-z]+", path.name.lower()) else method or "lifecycle"
 
 
 def _header(path: Path) -> list[str]:
@@ -104,7 +106,7 @@ def _header(path: Path) -> list[str]:
         except (pa.ArrowException, OSError) as error:
             raise GridError(f"not a Parquet file: {error}", file=str(path), fix="write it again") from error
     if not path.name.endswith((".csv", ".csv.gz")):
-        raise UnknownLayout("unknown file type", file=str(path), fix="give .csv, .csv.gz or .parquet")
+        raise UnknownLayoutError("unknown file type", file=str(path), fix="give .csv, .csv.gz or .parquet")
     opener = gzip.open if path.name.endswith(".gz") else Path.open
     try:
         with opener(path, mode="rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
@@ -220,7 +222,7 @@ class _File:
         return pc.is_in(pc.utf8_lower(pc.cast(values, pa.string())), pa.array(["true", "1", "yes"]))
 
 
-_Reader = Callable[[_File, str, str], pa.Table]
+_Reader = Callable[[_File, IntensityMethod | None, str], pa.Table]
 
 
 def _layout(path: Path, names: dict[str, str]) -> _Reader:
@@ -233,7 +235,7 @@ def _layout(path: Path, names: dict[str, str]) -> _Reader:
         return _trace
     if any(n in _TIME_NAMES for n in names) and _places().intersection(names.values()):
         return _wide
-    raise UnknownLayout(
+    raise UnknownLayoutError(
         f"unknown layout: columns {list(names.values())[:12]}" if names else "the file is empty",
         file=str(path),
         fix="give ts, region (or zone), intensity_g_per_kwh; or an Electricity Maps download",
@@ -328,10 +330,11 @@ def _refuse_duplicates(file: _File, rows: pa.Table, index: np.ndarray) -> None:
     )
 
 
-def _electricity_maps(file: _File, method: str, signal: str) -> pa.Table:
+def _electricity_maps(file: _File, method: IntensityMethod | None, signal: str) -> pa.Table:
     """Electricity Maps yearly download, header of any year."""
     if signal != "average":
         raise GridError(f"Electricity Maps downloads hold the average signal, not {signal}", file=str(file.path))
+    method = method or "lifecycle"
     wanted = ("(direct)",) if method == "direct" else ("(life cycle)", "(lca)")
     column = next(
         (own for n, own in file.names.items() if n.startswith("carbon intensity") and n.endswith(wanted)), None
@@ -354,7 +357,7 @@ def _electricity_maps(file: _File, method: str, signal: str) -> pa.Table:
     )
 
 
-def _plain_table(file: _File, method: str, signal: str) -> pa.Table:
+def _plain_table(file: _File, method: IntensityMethod | None, signal: str) -> pa.Table:
     """ts, region or zone, intensity_g_per_kwh[, lower, upper, signal, method, estimated]."""
     column = file.find((_GRAMS_NAME, _KG_NAME))
     region = file.find(_REGION_NAMES)
@@ -382,7 +385,7 @@ def _plain_table(file: _File, method: str, signal: str) -> pa.Table:
         place=(kind, file.table[place]),
         times=file.times(_need(file, "time", _TIME_NAMES)),
         signal=signal if own_signal is None else file.table[own_signal],
-        method=method if own_method is None else file.table[own_method],
+        method=_named(file.path, method) if own_method is None else file.table[own_method],
         source="file",
         estimated=file.flags(file.find(_ESTIMATED_NAMES)),
         bounds=bounds,
@@ -392,8 +395,9 @@ def _plain_table(file: _File, method: str, signal: str) -> pa.Table:
     return rows.filter(pc.equal(rows["signal"], signal))
 
 
-def _trace(file: _File, method: str, signal: str) -> pa.Table:
+def _trace(file: _File, method: IntensityMethod | None, signal: str) -> pa.Table:
     """Research traces: time, zone_name or region (a zone), carbon_intensity columns."""
+    method = _named(file.path, method) if "carbon_intensity" in file.names else method or "lifecycle"
     column = file.find(_TRACE_COLUMNS.get((signal, method), ()))
     if column is None:
         raise GridError(
@@ -414,10 +418,11 @@ def _trace(file: _File, method: str, signal: str) -> pa.Table:
     )
 
 
-def _wide(file: _File, method: str, signal: str) -> pa.Table:
+def _wide(file: _File, method: IntensityMethod | None, signal: str) -> pa.Table:
     """One column per zone or region; an empty or NaN cell is an hour nobody reported."""
     time = _need(file, "time", _TIME_NAMES)
     times = file.times(time)
+    method = _named(file.path, method)
     known_regions = set(reference_regions()["region"].to_pylist())
     pieces = []
     for column in file.table.column_names:

@@ -6,8 +6,9 @@ Belongs here: the static source. The hour box is the spread of the zone's hours 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,28 @@ HOUR_US = 3_600_000_000
 
 class StaticGrid:
     """Annual means by region; every row has the quality ``annual_mean``."""
+
+    #: Nothing to say about the reference table: it is part of the product.
+    notices: tuple[str, ...] = ()
+    files: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods of the figures."""
+        return sorted(set(reference_regions()["method"].to_pylist()))
+
+    @property
+    def coverage(self) -> str:
+        """What the table covers, for people."""
+        return f"annual means of {reference_regions().num_rows} regions, for any hour"
+
+    def holds(self, region: str) -> bool:
+        """Whether the table has a figure for a region."""
+        return region in set(reference_regions()["region"].to_pylist())
+
+    def hint(self) -> str:
+        """Nothing: the table's names are the providers' own."""
+        return ""
 
     def read(self, start: datetime, end: datetime, regions: Sequence[str]) -> pa.Table:
         """Hourly rows of ``SOURCE_SCHEMA`` for ``[start, end)``; regions without a figure have none."""

@@ -17,10 +17,20 @@ import dagster as dg
 import pyarrow.parquet as pq
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
 
+from sust_dagster.orchestration.dbt_lake import LAKE_SOURCES
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import Project
 
 DBT_PROJECT = Path(__file__).parents[3] / "dbt_project"
+
+#: The marts join it for the time of the commit that holds a row; nothing writes it, each commit changes it.
+LAKE_FILES = dg.AssetSpec(
+    "lake_files",
+    group_name="marts",
+    deps=LAKE_SOURCES,
+    description="The lake's own inventory: the active file of every slot, with its hash and the time of its commit.",
+    kinds={"deltalake"},
+)
 
 
 class _Translator(DagsterDbtTranslator):
@@ -99,7 +109,7 @@ def dbt_resource() -> DbtCliResource:
     return DbtCliResource(project_dir=str(DBT_PROJECT), profiles_dir=str(DBT_PROJECT), dbt_executable=dbt_executable())
 
 
-def build() -> list[dg.AssetsDefinition]:
+def build() -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The marts, with their dbt tests as asset checks."""
     settings = DagsterDbtTranslatorSettings(enable_asset_checks=True, enable_source_tests_as_checks=True)
 
@@ -109,21 +119,21 @@ def build() -> list[dg.AssetsDefinition]:
         shutil.rmtree(built, ignore_errors=True)
         built.mkdir(parents=True)
         with _environment(project.project):
-            for event in dbt.cli(["build"], context=context).stream():
-                yield _with_rows(event, built)
+            # What dbt compiles and logs stays with the project, too: by default each run leaves a folder in ours.
+            for event in dbt.cli(["build"], context=context, target_path=built / "dbt").stream():
+                yield _with_rows(event, context, built)
         for file in sorted(built.glob("*.parquet")):
             file.replace(project.project.marts_root / file.name)
-        built.rmdir()
+        shutil.rmtree(built)
 
-    return [marts]
+    return [LAKE_FILES, marts]
 
 
-def _with_rows(event: Any, built: Path) -> Any:
+def _with_rows(event: Any, context: dg.AssetExecutionContext, built: Path) -> Any:
     """Add a mart's row count to its event; counted from the file, dbt's own counting would hold a lock."""
-    key = getattr(event, "asset_key", None)
-    if isinstance(event, dg.Output | dg.AssetMaterialization | dg.MaterializeResult) and key is not None:
-        file = built / f"{key.path[-1]}.parquet"
-        if file.exists():
-            rows = pq.read_metadata(file).num_rows
-            return event._replace(metadata={**(event.metadata or {}), "dagster/row_count": rows})
-    return event
+    if not isinstance(event, dg.Output):
+        return event
+    file = built / f"{context.asset_key_for_output(event.output_name).path[-1]}.parquet"
+    if not file.exists():
+        return event
+    return event.with_metadata({**(event.metadata or {}), "dagster/row_count": pq.read_metadata(file).num_rows})
