@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 from rich.progress import Progress
 
@@ -87,7 +88,7 @@ def run_demo(out: Path, days: int, seed: int, bars: Progress, replay: str = "") 
     task = bars.add_task("draw the report", total=1)
     report = write_report(project, project.root / "report.html", pngs=project.root / "charts")
     bars.update(task, completed=1)
-    spend = float(pa.compute.sum(jobs.column("cost_usd")).as_py())
+    spend = float(pc.sum(jobs.column("cost_usd")).as_py())
     return DemoResult(project, jobs.num_rows, spend, report, summary(project))
 
 

@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -61,7 +61,7 @@ def instance_folder(project: Project) -> Path:
 
 
 @contextmanager
-def open_instance(project: Project) -> Iterator[dg.DagsterInstance]:
+def open_instance(project: Project) -> Generator[dg.DagsterInstance]:
     """The project's instance; runs of processes that died are marked as failed first."""
     folder = str(instance_folder(project))
     for name, value in EVENT_SWITCHES.items():
@@ -72,7 +72,7 @@ def open_instance(project: Project) -> Iterator[dg.DagsterInstance]:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
+def _variable(name: str, value: str) -> Generator[None]:
     """An environment variable, set for a time."""
     before = os.environ.get(name)
     os.environ[name] = value
@@ -191,7 +191,7 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
 
 
 @contextmanager
-def _watched(progress: Progress | None) -> Iterator[None]:
+def _watched(progress: Progress | None) -> Generator[None]:
     """Report each stored partition while a run goes on: Dagster logs every event it stores."""
     if progress is None:
         yield

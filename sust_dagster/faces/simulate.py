@@ -5,7 +5,7 @@ Belongs here: writing jobs, bill and grid signal where any other tool can read t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -60,7 +60,7 @@ def simulate_files(out: Path, days: int, seed: int, bars: Progress) -> dict[str,
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path) -> Generator[Path]:
     """A file beside ``path`` to write to; it takes the place of ``path`` only when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")

@@ -40,7 +40,11 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
         """Store the events of one run, in order; the asset's page shows the last of each asset."""
         kinds = {e.dagster_event_type for e in events}
-        if len(events) < 2 or kinds != {dg.DagsterEventType.ASSET_MATERIALIZATION} or len({e.run_id for e in events}) > 1:
+        if (
+            len(events) < 2
+            or kinds != {dg.DagsterEventType.ASSET_MATERIALIZATION}
+            or len({e.run_id for e in events}) > 1
+        ):
             super().store_event_batch(events)
             return
         rows = [self._event_to_row(e) for e in events]

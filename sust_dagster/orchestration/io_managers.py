@@ -5,6 +5,7 @@ IO managers handle one partition at a time; a month in one run needs the range.
 """
 
 from datetime import datetime
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -46,9 +47,9 @@ def _reason(context: dg.OutputContext) -> str:
     return context.step_context.run_tags.get(REASON_TAG, DEFAULT_REASON)
 
 
-def commit_metadata(result: WriteResult) -> dict[str, object]:
+def commit_metadata(result: WriteResult) -> dict[str, Any]:
     """What a write did, for the asset's page."""
-    metadata: dict[str, object] = {
+    metadata: dict[str, Any] = {
         "lake_version": result.version,
         "committed": result.committed,
         "slots_written": len(result.slots_written),

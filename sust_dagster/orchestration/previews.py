@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -45,7 +46,7 @@ def top_table(table: pa.Table, by: str, value: str, unit: str, *, rows: int = 6)
     return dg.MetadataValue.md(f"| {by} | {value} [{unit}] |\n|---|---:|\n" + "\n".join(lines))
 
 
-def line_plot(series: Mapping[str, tuple[Sequence[object], Sequence[float]]], ylabel: str) -> dg.MetadataValue:
+def line_plot(series: Mapping[str, tuple[Any, Any]], ylabel: str) -> dg.MetadataValue:
     """A drawn plot as Markdown with an inlined PNG; one line per named series."""
     from matplotlib.figure import Figure
 
@@ -53,7 +54,7 @@ def line_plot(series: Mapping[str, tuple[Sequence[object], Sequence[float]]], yl
     figure = Figure(figsize=(7, 2.4), dpi=80, layout="constrained")
     axes = figure.subplots()
     for (name, (x, y)), colour in zip(series.items(), colours, strict=False):
-        axes.plot(x, y, label=name, color=colour, linewidth=1)  # type: ignore[arg-type]
+        axes.plot(x, y, label=name, color=colour, linewidth=1)
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -5,6 +5,7 @@ what must catch up asks for a range through run tags.
 """
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -16,7 +17,7 @@ from sust_dagster.settings import Project
 RECONCILE_DAYS = 3
 
 
-def build(project: Project, jobs: dict[str, AssetJob]) -> list[dg.ScheduleDefinition]:
+def build(project: Project, jobs: dict[str, AssetJob]) -> list[Any]:
     """The schedules of the loop, all UTC."""
     hourly_job = jobs["hourly_sense_and_model"]
 
@@ -31,7 +32,7 @@ def build(project: Project, jobs: dict[str, AssetJob]) -> list[dg.ScheduleDefini
         end = context.scheduled_execution_time.replace(minute=0, second=0, microsecond=0)
         return _range_request(project, end - timedelta(days=RECONCILE_DAYS), end)
 
-    schedules: list[dg.ScheduleDefinition] = [
+    schedules: list[Any] = [
         dg.build_schedule_from_partitioned_job(
             hourly_job, name="hourly_sense_and_model", minute_of_hour=5, description="The hour that just ended."
         ),

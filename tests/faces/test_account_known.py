@@ -119,7 +119,8 @@ def test_a_bill_without_a_usable_row_gives_empty_files_and_zero(tmp_path):
 
 
 def test_again_gives_the_same_bytes_in_both_files(tmp_path):
-    rows = [usage(T0 + timedelta(hours=h), vcpus=v) for h in range(30) for v in (2, 4)]
+    regions = ("us-east-1", "us-west-2", "eu-west-1", "eu-north-1", "ap-south-1")
+    rows = [usage(T0 + timedelta(hours=h), vcpus=v, region=r) for h in range(30) for v in (2, 4) for r in regions]
     bill = write_bill(tmp_path / "bill.csv", [*rows, usage(T0, ConsumedQuantity="x")])
     once, again, other = tmp_path / "1.parquet", tmp_path / "2.parquet", tmp_path / "3.parquet"
     sust("account", "--billing", bill, "--out", once)
@@ -128,6 +129,10 @@ def test_again_gives_the_same_bytes_in_both_files(tmp_path):
     for suffix in (".parquet", ".quarantine.parquet"):
         assert once.with_suffix(suffix).read_bytes() == again.with_suffix(suffix).read_bytes()
     assert once.read_bytes() != other.read_bytes()
+    # Words that occur twice in a dictionary make Parquet give it up, and write bytes that differ from run to run.
+    chunks = pq.ParquetFile(once).metadata.row_group(0)
+    columns = {chunks.column(i).path_in_schema: chunks.column(i).encodings for i in range(chunks.num_columns)}
+    assert "RLE_DICTIONARY" in columns["provider_pue_factor_key"]
 
 
 def test_money_in_another_currency_is_shown_as_billed_and_needs_a_rate(tmp_path):
@@ -143,8 +148,8 @@ def test_money_in_another_currency_is_shown_as_billed_and_needs_a_rate(tmp_path)
     none = sust("account", "--billing", only, "--out", tmp_path / "e.parquet", "--json").json
     assert none["cost_usd"] is None
     said = sust("account", "--billing", only, "--out", tmp_path / "e.parquet").out
-    assert "cost             not estimated" in said
-    assert "0.4  CAD" in said
+    assert ["cost", "not", "estimated"] in [line.split() for line in said.splitlines()]
+    assert ["billed", "0.4", "CAD"] in [line.split() for line in said.splitlines()]
 
 
 def test_instruments_make_the_market_figure_another(tmp_path):

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-
 from normal import normal_rows
+
 from sust_dagster.agents.ingestor import ServiceHours, cost_spikes, freshness, gaps, mark, to_ledger
 from sust_dagster.agents.ingestor.anomalies import SERVICE_HOURS
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from normal import normal_rows
+
 from sust_dagster.agents.ingestor.keys import (
     CONTENT_COLUMNS,
     Duplicates,

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from normal import ROW, normal_rows
+
 from sust_dagster.agents.ingestor import (
     BillBatch,
     Flag,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from normal import normal_rows
+
 from sust_dagster.agents.ingestor import IngestOptions, MappingError, MappingRules, to_ledger
 from sust_dagster.agents.ingestor.default_mapping import DEFAULT_MAPPING
 from sust_dagster.world.schemas import CATEGORIES

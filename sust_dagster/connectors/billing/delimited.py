@@ -20,10 +20,10 @@ from sust_dagster.connectors.billing.places import BillFile
 from sust_dagster.connectors.billing.text import INVALID, ByteReader, Utf8Stream, sniff_encoding
 
 #: Bytes parsed at a time: memory is a small multiple of it.
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 #: Rows handed over at a time, or what that many blocks hold.
-BATCH_ROWS = 131_072
-_MOST_PARTS = 16
+BATCH_ROWS = 65_536
+_MOST_PARTS = 32
 _HEADER_BYTES = 4 << 20
 _FIRST_READ = 1 << 16
 _LONGEST_ROW = 64 << 20

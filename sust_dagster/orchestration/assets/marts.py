@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def environment(project: Project) -> dict[str, str]:
 
 
 @contextmanager
-def _environment(project: Project) -> Iterator[None]:
+def _environment(project: Project) -> Generator[None]:
     """The variables set for the time of a dbt call, which takes none of its own."""
     names = environment(project)
     before = {name: os.environ.get(name) for name in names}

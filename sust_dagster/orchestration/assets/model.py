@@ -4,6 +4,7 @@ Belongs here: the assets the accountant writes.
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -122,7 +123,7 @@ def _counts(table: pa.Table, by: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"| {by} | rows |\n|---|---:|\n" + "\n".join(lines))
 
 
-def _grid_metadata(grid: HourlyGrid) -> dict[str, object]:
+def _grid_metadata(grid: HourlyGrid) -> dict[str, Any]:
     table = grid.table
     flagged = pc.sum(pc.not_equal(table.column("quality"), "ok")).as_py() or 0
     return {
@@ -143,7 +144,7 @@ def _intensity_plot(table: pa.Table) -> dg.MetadataValue:
     return line_plot(series, "gCO2e/kWh")
 
 
-def _emissions_metadata(table: pa.Table) -> dict[str, object]:
+def _emissions_metadata(table: pa.Table) -> dict[str, Any]:
     sums = {
         name: pc.sum(table.column(name)).as_py() or 0.0
         for name in (

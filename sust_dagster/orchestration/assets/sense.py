@@ -5,6 +5,7 @@ changes the cloud, the ingestor reads what it did.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -67,7 +68,7 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
     return [BILLING_RECORDS, ingest]
 
 
-def _ledger_metadata(ledger: pa.Table, summary: dict[str, int]) -> dict[str, object]:
+def _ledger_metadata(ledger: pa.Table, summary: dict[str, int]) -> dict[str, Any]:
     return {
         "dagster/row_count": ledger.num_rows,
         "dagster/column_lineage": _LINEAGE,

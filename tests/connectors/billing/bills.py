@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+
 from sust_dagster.agents.ingestor import IngestOptions, IngestSummary, ingest
 from sust_dagster.connectors.billing import FileBilling
 from sust_dagster.world.schemas import ACTIVITY_LEDGER, QUARANTINE

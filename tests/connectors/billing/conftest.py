@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from bills import FOCUS_ROW, Ingested, csv_text, ingest_paths
+
 from sust_dagster.agents.ingestor import IngestOptions
 
 

@@ -7,8 +7,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
 from bills import FOCUS_ROW, csv_text, ingest_paths
+
 from sust_dagster.agents.ingestor import IngestOptions
 from sust_dagster.connectors.billing import BillingError, FileBilling
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bills import FOCUS_ROW, csv_text, ingest_paths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bills import FOCUS_ROW, csv_text, ingest_paths
 from sust_dagster.connectors.billing.delimited import last_row_end
 
 

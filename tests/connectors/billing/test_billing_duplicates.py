@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
-
 from bills import FOCUS_ROW, INSTANCES, csv_text, ingest_paths
+from test_billing_formats import AZURE_ROW, CUR_ROW, GCP_ROW
+
 from sust_dagster.agents.ingestor import IngestOptions, ingest_range
 from sust_dagster.connectors.billing import FileBilling, TableBilling, from_arrow
-from test_billing_formats import AZURE_ROW, CUR_ROW, GCP_ROW
 
 
 def rows(n: int, **changes: str) -> list[dict[str, str]]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from bills import FOCUS_ROW, INSTANCES, csv_text, ingest_paths
+
 from sust_dagster.agents.ingestor import IngestOptions
 from sust_dagster.connectors.billing import BillingError, FileBilling, from_arrow
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from bills import FOCUS_ROW, INSTANCES, csv_text, ingest_paths
+
 from sust_dagster.agents.ingestor import IngestOptions
 from sust_dagster.connectors.billing import BillingError, load_mapping
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from bills import FOCUS_ROW, csv_text
 
 MEGABYTE = 1 << 20

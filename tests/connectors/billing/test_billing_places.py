@@ -8,9 +8,9 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bills import FOCUS_ROW, csv_text, ingest_paths
 from moto.server import ThreadedMotoServer
 
-from bills import FOCUS_ROW, csv_text, ingest_paths
 from sust_dagster.connectors.billing import BillingError, BillingSource, FileBilling, TableBilling
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-
 from bills import INSTANCES, ingest_paths
+
 from sust_dagster.agents.ingestor import IngestOptions
 from sust_dagster.agents.ingestor.regions import region_id
 
