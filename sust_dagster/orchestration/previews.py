@@ -1,10 +1,9 @@
 """Small pictures and tables that an asset shows of itself.
 
-Belongs here: metadata made of what the step already holds. Every partition of a range run carries its
-metadata, so what goes there is text of a few hundred bytes; the one drawn plot of a run goes on an observation.
+Belongs here: metadata made of what the step already holds. Every partition of a range run is an event of its own:
+it carries its own rows and sums, a few hundred bytes; what is said of the run as a whole goes on its last partition,
+which is what the asset's page shows, and the one drawn plot on an observation.
 """
-
-from __future__ import annotations
 
 import base64
 import io
@@ -15,6 +14,8 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from sust_dagster.orchestration.partitions import hour_key
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -27,6 +28,32 @@ def sparkline(values: Sequence[float] | np.ndarray) -> str:
         return "·" * len(series)
     level = np.ceil(np.nan_to_num(series) / top * len(_BARS)).clip(1, len(_BARS)).astype(int) - 1
     return "".join("·" if np.isnan(v) else _BARS[i] for v, i in zip(series, level, strict=True))
+
+
+def show(
+    context: dg.AssetExecutionContext,
+    asset: str,
+    table: pa.Table,
+    time_column: str,
+    *,
+    sums: Sequence[str] = (),
+    of_the_run: Mapping[str, Any] | None = None,
+) -> None:
+    """Attach rows and sums of each hour to its partition, and ``of_the_run`` to the last one."""
+    keys = context.partition_keys
+    hours = pa.table(
+        {"hour": pc.floor_temporal(table.column(time_column), unit="hour"), **{c: table.column(c) for c in sums}}
+    )
+    grouped = hours.group_by("hour").aggregate([("hour", "count"), *((c, "sum") for c in sums)])
+    found = {hour_key(row["hour"]): row for row in grouped.to_pylist()}
+    for key in keys:
+        row = found.get(key, {})
+        figures = {c: row.get(f"{c}_sum") or 0.0 for c in sums}
+        context.add_asset_metadata(
+            {"dagster/partition_row_count": row.get("hour_count", 0), **figures}, asset_key=asset, partition_key=key
+        )
+    whole = {"run_rows": table.num_rows, **{f"run_{c}": pc.sum(table.column(c)).as_py() or 0.0 for c in sums}}
+    context.add_asset_metadata({**whole, **(of_the_run or {})}, asset_key=asset, partition_key=keys[-1])
 
 
 def by_hour_of_day(table: pa.Table, time_column: str, value_column: str) -> np.ndarray:

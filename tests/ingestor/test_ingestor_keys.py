@@ -6,10 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from normal import normal_rows
 
+from sust_dagster.agents.ingestor import keys as keys_module
 from sust_dagster.agents.ingestor.keys import (
     CONTENT_COLUMNS,
     Duplicates,
@@ -67,15 +69,20 @@ def test_deliveries_inside_one_batch():
     assert duplicate.tolist() == [False, False, True, True, False]
 
 
-def test_many_runs_are_merged():
+@pytest.mark.parametrize("largest", [100, 2_000_000])
+def test_many_runs_count_as_one(monkeypatch, largest):
+    monkeypatch.setattr(keys_module, "LARGEST_MERGE", largest)
     memory = KeyCounts()
     rng = np.random.default_rng(1)
     model: Counter = Counter()
     for _ in range(60):
         high = np.unique(rng.integers(0, 5000, 300).astype(np.uint64))
-        memory.add(high, high, np.ones(len(high), np.int64))
+        before = memory.bump(high, high, np.ones(len(high), np.int64))
+        assert before.tolist() == [model[i] for i in high.tolist()]
         model.update(high.tolist())
-    assert len(memory.runs) <= 12
+    assert len(memory) == len(model)
+    if largest > 5000:
+        assert len(memory.runs) <= 12
     everything = np.arange(5000, dtype=np.uint64)
     assert memory.count(everything, everything).tolist() == [model[i] for i in range(5000)]
 

@@ -79,9 +79,11 @@ def test_every_row_ends_in_one_place_and_amounts_are_kept(given_rows, shape):
         total[0] += row["cost_usd"]
         total[1] += row["resource_qty"]
         total[2] += row["usage_hours"]
-        assert row["started_at"] < row["ended_at"] <= row["started_at"].replace(
-            minute=0, second=0, microsecond=0
-        ) + timedelta(hours=1)
+        assert (
+            row["started_at"]
+            < row["ended_at"]
+            <= row["started_at"].replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        )
         long = source[number]["ChargePeriodEnd"] - source[number]["ChargePeriodStart"] > timedelta(hours=1)
         assert ("shaped" in row["quality"].split(";")) == long
         assert (row["charge_class"] == "correction") == (source[number]["ConsumedQuantity"] < 0)
@@ -89,7 +91,8 @@ def test_every_row_ends_in_one_place_and_amounts_are_kept(given_rows, shape):
     for number, (cost, quantity, hours) in totals.items():
         row = source[number]
         month = hours_of_month(np.array([int(row["ChargePeriodStart"].timestamp() * 1e6)]))[0]
-        factor = {"Hours": 2.0, "GB-Mo": month}.get(row["ConsumedUnit"], 1.0)
+        # A machine without a unit is billed by the hour; two vCPUs each.
+        factor = {"Hours": 2.0, None: 2.0, "GB-Mo": month}.get(row["ConsumedUnit"], 1.0)
         assert cost == pytest.approx(row["BilledCost"], rel=1e-9, abs=1e-9)
         assert quantity == pytest.approx(row["ConsumedQuantity"] * factor, rel=1e-9, abs=1e-9)
         if row["ConsumedUnit"] == "Hours":

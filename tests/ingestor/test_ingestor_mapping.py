@@ -21,7 +21,9 @@ def mapped(tags, rules=None, **row):
 
 class TestDefault:
     @pytest.mark.parametrize(
-        "key", ["team", "Team", "TEAM", "owner-team", "owner_team", "Owner Team", "user:team", "user_team", "cost-center", "CostCenter"]
+        "key",
+        ["team", "Team", "TEAM", "owner-team", "owner_team", "Owner Team", "user:team", "user_team", "cost-center",
+         "CostCenter"],
     )  # fmt: skip
     def test_spellings_of_team(self, key):
         assert mapped({key: "search", "tier": "batch"})["team_id"] == "search"
@@ -137,7 +139,9 @@ class TestRules:
         assert (row["workload_category"], row["quality"]) == ("urgent", "tier_tag_ignored")
 
     def test_many_distinct_tags_are_mapped_row_by_row(self):
-        table = normal_rows(*({"Tags": json.dumps({"team": f"t{i}", "job": f"j{i}", "tier": "ci"})} for i in range(500)))
+        table = normal_rows(
+            *({"Tags": json.dumps({"team": f"t{i}", "job": f"j{i}", "tier": "ci"})} for i in range(500))
+        )
         rows = to_ledger(table).ledger.to_pylist()
         assert [r["team_id"] for r in rows] == [f"t{i}" for i in range(500)]
         assert [r["job_id"] for r in rows] == [f"j{i}" for i in range(500)]

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from sust_dagster.agents.ingestor.slices import HOUR_US, SHAPES, ShapeError, cut, shape_weights, slice_counts
 
 BASE = 1_790_812_800_000_000  # 2026-10-01T00:00Z
-periods = st.lists(
-    st.tuples(st.integers(0, 40 * 24 * HOUR_US), st.integers(1, 50 * HOUR_US)), min_size=1, max_size=20
-)
+periods = st.lists(st.tuples(st.integers(0, 40 * 24 * HOUR_US), st.integers(1, 50 * HOUR_US)), min_size=1, max_size=20)
 shapes = st.one_of(
     st.sampled_from(sorted(SHAPES)),
     st.lists(st.floats(0.01, 100, allow_nan=False), min_size=24, max_size=24),

@@ -57,7 +57,7 @@ def test_the_demo_leaves_its_files(two_days: DemoResult) -> None:
     assert two_days.spend_usd == pytest.approx(pa.compute.sum(jobs.column("cost_usd")).as_py())
     assert (root / "report.html").read_text().count("<h2") >= 4
     assert list((root / "charts").glob("*.png"))
-    assert not [p for p in root.rglob("*.tmp")]
+    assert not list(root.rglob("*.tmp"))
     assert two_days.totals["kg_location_lower"] < two_days.totals["kg_location"] < two_days.totals["kg_location_upper"]
 
 

@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
 
 @pytest.mark.slow
 def test_a_backfill_killed_at_twenty_random_moments_ends_as_one_that_was_not(
-    whole: tuple[str, float], tmp_path: Path
+    whole: tuple[str, float], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     digest, seconds = whole
     moments = random.Random(SEED)
@@ -104,7 +104,7 @@ def test_a_backfill_killed_at_twenty_random_moments_ends_as_one_that_was_not(
     # The moments were moments of a backfill: they fell before, between and after commits.
     assert killed >= 15, killed
     assert dead >= 5, dead
-    print(f"killed {killed}, between commits {committed}, files of no commit {torn}, runs marked failed {dead}")
+    record_property("moments", f"killed {killed}, between commits {committed}, orphans {torn}, marked failed {dead}")
 
 
 def killed_when(project: Project, moment: Callable[[], bool]) -> None:
@@ -147,7 +147,11 @@ def test_what_died_is_marked_failed_and_only_that(whole: tuple[str, float], tmp_
     assert dg.DagsterRunStatus.FAILURE in statuses(project)
     with open_instance(project) as instance:
         (failed,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
-        said = [e.message for e in instance.all_logs(failed.run_id) if e.dagster_event_type == dg.DagsterEventType.RUN_FAILURE]
+        said = [
+            e.message
+            for e in instance.all_logs(failed.run_id)
+            if e.dagster_event_type == dg.DagsterEventType.RUN_FAILURE
+        ]
         assert said == ["the process that ran it is gone; its range is run again"]
     run_backfill(project, None, None, "run again", bars(), only_missing=True, marts=False)
     assert lake_of(project).digest() == whole[0]

@@ -109,9 +109,7 @@ def new_factors(path: Path, project: Project, ratio: float) -> Path:
 
 
 def restate(project: Project, out: Path, factors: Path, reviewer: str) -> dict[str, object]:
-    return run_restatement(
-        project, None, None, "power measured anew", out, bars(), factors=factors, reviewer=reviewer
-    )
+    return run_restatement(project, None, None, "power measured anew", out, bars(), factors=factors, reviewer=reviewer)
 
 
 def test_new_factors_restate_the_emissions_and_report_what_changed(tmp_path: Path) -> None:

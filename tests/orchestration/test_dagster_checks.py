@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -27,6 +27,9 @@ from dagster_worlds import (
 
 from sust_dagster.orchestration.build import build_defs
 from sust_dagster.settings import Project, load_project
+from sust_dagster.world.access import World
+from sust_dagster.world.books import Books
+from sust_dagster.world.factor_store import FactorStore
 from sust_dagster.world.lake import Lake
 
 HOURS = 6
@@ -212,11 +215,64 @@ def test_a_bill_on_disk_is_not_held_to_the_founding_table(good: Project) -> None
     assert "seed_table_totals" not in check(good, "emissions", WINDOW)
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[tuple[Project, FactorStore]]:
+    """A project with the shipped factors, and the store they are in."""
+    project = simulated(tmp_path / "factors")
+    run(project, "factors")
+    with World(lake_of(project), Books.open(project.books_address)) as world:
+        yield project, FactorStore(world.handle("accountant"))
+
+
+def propose(store: FactorStore, name: str, *, at: datetime | None = None, **changes: object) -> None:
+    """A new version of a shipped factor, activated by a person."""
+    now = at or datetime.now(UTC)
+    found = next(f for f in store.active(now).to_pylist() if f["name"] == name)
+    given = {k: v for k, v in found.items() if k not in ("factor_id", "version", "created_at")}
+    version = store.propose([{**given, **changes}], now=now).column("factor_id")[0].as_py()
+    store.review(version, "activate", reviewer="a person", reason="a test", now=now + timedelta(seconds=1))
+
+
+def test_shipped_factors_pass_their_checks(store: tuple[Project, FactorStore]) -> None:
+    assert failed(store[0], "emission_factors") == set()
+
+
+def test_an_old_review_is_told(store: tuple[Project, FactorStore]) -> None:
+    project, factors = store
+    propose(factors, "egress", value_upper=0.07)
+    assert failed(project, "emission_factors") == set()
+    project.model_copy(update={"factor_age_limit_days": 1e-6}).save()
+    found = check(load_project(project.root), "emission_factors", WINDOW)["factors_reviewed"]
+    assert not found.passed and found.severity == dg.AssetCheckSeverity.WARN
+
+
+def test_a_factor_that_the_accountant_would_refuse_is_found_before_it_is_used(
+    store: tuple[Project, FactorStore],
+) -> None:
+    project, factors = store
+    propose(factors, "egress", bound_reading="a guess")
+    found = check(project, "emission_factors", WINDOW)
+    assert {n for n, e in found.items() if not e.passed} == {"factors_usable"}
+    assert "reading" in (found["factors_usable"].description or "")
+
+
+def test_sources_that_disagree_beyond_their_bounds_are_told(store: tuple[Project, FactorStore]) -> None:
+    project, factors = store
+    propose(factors, "egress", source="another laboratory", value=1.0, value_lower=0.9, value_upper=1.1)
+    found = check(project, "emission_factors", WINDOW)
+    assert {n for n, e in found.items() if not e.passed} == {"sources_agree"}
+    assert found["sources_agree"].severity == dg.AssetCheckSeverity.WARN
+    assert "another laboratory" in (found["sources_agree"].description or "")
+
+
 def test_every_check_has_a_fault_that_fails_it(tmp_path: Path) -> None:
     graph = build_defs(simulated(tmp_path / "names"), with_marts=False).resolve_asset_graph()
     tested = {(asset, name) for asset, name, _ in FAULTS} | {
         ("activity_ledger", "schema_pass_rate"),
         ("emissions", "not_estimated_is_named"),
         ("emissions", "seed_table_totals"),
+        ("emission_factors", "factors_reviewed"),
+        ("emission_factors", "factors_usable"),
+        ("emission_factors", "sources_agree"),
     }
     assert {(k.asset_key.to_user_string(), k.name) for k in graph.asset_check_keys} == tested

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +15,7 @@ import yaml
 from dagster_worlds import START, simulated
 
 from sust_dagster.orchestration.build import build_defs
+from sust_dagster.orchestration.partitions import hour_key, hourly
 from sust_dagster.settings import Project
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,7 @@ CHECKS = {
         "row_conservation", "schema_pass_rate", "keys_are_unique", "no_negative_usage", "slices_fit_their_hour",
         "freshness",
     },
+    "emission_factors": {"factors_usable", "factors_reviewed", "sources_agree"},
     "emissions": {
         "every_activity_accounted", "no_negative_energy", "bounds_contain_the_point", "not_estimated_is_named",
         "seed_table_totals",
@@ -89,14 +91,19 @@ def test_the_checks_by_name(defs: dg.Definitions) -> None:
 
 def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
-    assert {j.name for j in defs.jobs or ()} == {"hourly_sense_and_model", "restate_emissions", "factors", "daily_marts"}
+    assert {j.name for j in defs.jobs or ()} == {
+        "hourly_sense_and_model",
+        "restate_emissions",
+        "factors",
+        "daily_marts",
+    }
     assert {s.name for s in defs.schedules or ()} == {"hourly_sense_and_model", "reconcile_late_data", "daily_marts"}
-    hourly = defs.resolve_job_def("hourly_sense_and_model")
-    assert names(hourly.asset_layer.selected_asset_keys) == SENSE_AND_MODEL - {"emission_factors"}
+    job = defs.resolve_job_def("hourly_sense_and_model")
+    assert names(job.asset_layer.selected_asset_keys) == SENSE_AND_MODEL - {"emission_factors"}
     for asset in SENSE_AND_MODEL - {"emission_factors"}:
         node = graph.get(dg.AssetKey(asset))
         assert node.backfill_policy == dg.BackfillPolicy.single_run()
-        assert node.partitions_def == hourly.partitions_def
+        assert node.partitions_def == job.partitions_def
 
 
 def test_without_marts_there_is_no_dbt(project: Project) -> None:
@@ -199,8 +206,8 @@ def test_late_data_is_not_looked_for_after_the_end(defs: dg.Definitions) -> None
 def test_the_range_asked_for_can_be_run(defs: dg.Definitions) -> None:
     """The tags name partitions that exist, so the launched run finds its window."""
     (request,) = tick(defs, "reconcile_late_data", datetime(2026, 1, 2, 2, 30, tzinfo=UTC)).run_requests
-    hourly = defs.resolve_asset_graph().get(dg.AssetKey("emissions")).partitions_def
-    keys = hourly.get_partition_keys_in_range(
+    partitions = defs.resolve_asset_graph().get(dg.AssetKey("emissions")).partitions_def
+    keys = partitions.get_partition_keys_in_range(
         dg.PartitionKeyRange(
             request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"]
         )
@@ -216,10 +223,31 @@ def test_the_marts_are_built_daily_after_late_data(defs: dg.Definitions) -> None
 
 
 def test_partitions_are_the_hours_of_the_project(project: Project, defs: dg.Definitions) -> None:
-    hourly = defs.resolve_asset_graph().get(dg.AssetKey("emissions")).partitions_def
-    keys = hourly.get_partition_keys()
+    partitions = defs.resolve_asset_graph().get(dg.AssetKey("emissions")).partitions_def
+    keys = partitions.get_partition_keys()
     assert len(keys) == 240
     assert (keys[0], keys[-1]) == (f"{START:%Y-%m-%d-%H:%M}", "2026-01-10-23:00")
+
+
+@pytest.mark.parametrize("days_ahead", [-1, 20])
+def test_the_hours_of_a_simulation_do_not_wait_for_our_clock(tmp_path: Path, days_ahead: int) -> None:
+    """A simulated cloud has a clock of its own: a demo of a year is the same in January and in December."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    start = today + timedelta(days=days_ahead)
+    late = simulated(tmp_path / "late", days=3, start=start)
+    partitions = hourly(late)
+    keys = partitions.get_partition_keys()
+    assert len(keys) == partitions.get_num_partitions() == 72
+    assert (keys[0], keys[-1]) == (hour_key(start), hour_key(start + timedelta(hours=71)))
+    assert partitions.has_partition_key(keys[-1])
+    assert not partitions.has_partition_key(hour_key(start + timedelta(hours=72)))
+
+
+def test_a_live_project_has_the_hours_that_are_over(tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    live = Project(root=tmp_path, source="files", billing=["bill.csv"], start=now - timedelta(hours=5), end=None)
+    last = hourly(live).get_last_partition_key()
+    assert last in {hour_key(now - timedelta(hours=1)), hour_key(now)}  # the hour may turn while this runs
 
 
 def test_the_workspace_validates_without_a_warning(project: Project, tmp_path: Path) -> None:
@@ -232,7 +260,13 @@ def test_the_workspace_validates_without_a_warning(project: Project, tmp_path: P
         "PYTHONWARNINGS": "ignore:Function `definitions_validate_command` is superseded",
     }
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    command = [str(Path(sys.executable).with_name("dagster")), "definitions", "validate", "-w", str(ROOT / "workspace.yaml")]
+    command = [
+        str(Path(sys.executable).with_name("dagster")),
+        "definitions",
+        "validate",
+        "-w",
+        str(ROOT / "workspace.yaml"),
+    ]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     output = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
     assert done.returncode == 0, output
@@ -243,7 +277,13 @@ def test_the_workspace_validates_without_a_warning(project: Project, tmp_path: P
 def test_the_workspace_does_not_validate_without_a_project(tmp_path: Path) -> None:
     environment = {**os.environ, "SUST_PROJECT": str(tmp_path / "nothing"), "DAGSTER_HOME": str(tmp_path)}
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    command = [str(Path(sys.executable).with_name("dagster")), "definitions", "validate", "-w", str(ROOT / "workspace.yaml")]
+    command = [
+        str(Path(sys.executable).with_name("dagster")),
+        "definitions",
+        "validate",
+        "-w",
+        str(ROOT / "workspace.yaml"),
+    ]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode != 0
     assert "holds no sust.toml" in done.stdout + done.stderr

@@ -15,7 +15,7 @@ from dagster._serdes import deserialize_value, serialize_value
 
 from sust_dagster.orchestration.event_log import SETTING, BatchedSqliteEventLog
 
-HOURLY = dg.HourlyPartitionsDefinition("2026-01-01-00:00", end_date="2026-01-11-00:00", timezone="UTC")
+HOURLY = dg.HourlyPartitionsDefinition("2026-01-01-00:00", end_date="2026-01-05-00:00", timezone="UTC")
 KEYS = HOURLY.get_partition_keys()
 RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
 
@@ -44,7 +44,8 @@ def instance_in(folder: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> I
     folder.mkdir(exist_ok=True)
     (folder / "dagster.yaml").write_text(config + "telemetry:\n  enabled: false\n")
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
-    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "100")
+    monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "40")
+    monkeypatch.setenv("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", "1")
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         yield instance
 
@@ -78,8 +79,7 @@ def told(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
             "last materialisation": record.asset_entry.last_materialization.asset_materialization.partition,
             "latest id is of the last record": record.asset_entry.last_materialization_storage_id
             == records[-1].storage_id,
-            "counts": instance.get_materialized_partitions(key, before_cursor=records[100].storage_id)
-            == set(KEYS[:100]),
+            "counts": instance.get_materialized_partitions(key, before_cursor=records[50].storage_id) == set(KEYS[:50]),
         }
     return tale
 
@@ -132,11 +132,11 @@ def test_a_batch_is_stored_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         index = tmp_path / "broken" / "history" / "runs" / "index.db"
         with sqlite3.connect(index) as direct:
             direct.execute(
-                f"create trigger stop before insert on event_logs when new.partition = '{KEYS[50]}' "
+                f"create trigger stop before insert on event_logs when new.partition = '{KEYS[60]}' "
                 "begin select raise(abort, 'stopped'); end"
             )
         event = instance.fetch_materializations(dg.AssetKey("first"), limit=1).records[0].event_log_entry
-        batch = [_at_partition(event, KEYS[1]), _at_partition(event, KEYS[50])]
+        batch = [_at_partition(event, KEYS[1]), _at_partition(event, KEYS[60])]
         with pytest.raises(Exception, match="stopped"):
             instance.event_log_storage.store_event_batch(batch)
         assert instance.get_materialized_partitions(dg.AssetKey("first")) == {KEYS[0]}

@@ -108,37 +108,54 @@ def test_a_second_run_of_the_same_range_commits_nothing(tmp_path: Path) -> None:
     assert (shown["committed"], shown["slots_written"], shown["slots_unchanged"]) == (False, 0, 6)
 
 
-def test_each_partition_shows_rows_totals_bounds_and_how_they_came_about(
-    filled: tuple[Project, dg.ExecuteInProcessResult],
-) -> None:
+def test_each_partition_shows_its_own_rows_and_sums(filled: tuple[Project, dg.ExecuteInProcessResult]) -> None:
     project, result = filled
     lake = lake_of(project)
     keys = [f"2026-01-01-{h:02}:00" for h in range(24)]
     for table in HOURLY_ASSETS:
-        assert list(materializations(result, table)) == keys
-    ledger = materializations(result, "activity_ledger")[keys[5]]
-    assert ledger["dagster/row_count"] == lake.read("activity_ledger").num_rows
-    assert ledger["rows_read"] == ledger["rows_ledger"] + ledger["rows_quarantined"] + ledger["rows_skipped"]
-    assert ledger["cost_usd"] == pytest.approx(pc.sum(lake.read("activity_ledger").column("cost_usd")).as_py())
-    assert len(ledger["vcpu_hours_by_hour_of_day"]) == 24
-    assert ledger["top_services"].count("\n") >= 2
-    assert ledger["dagster/column_lineage"].deps_by_column["started_at"][0].column_name == "ChargePeriodStart"
-    assert (ledger["committed"], ledger["lake_version"], ledger["slots_written"]) == (True, lake.version("activity_ledger"), 24)
-    emissions = materializations(result, "emissions")[keys[5]]
-    stored = lake.read("emissions")
+        shown = materializations(result, table)
+        assert list(shown) == keys
+        for hour in (0, 5, 23):
+            rows = lake.read(table, START + hour * HOUR, START + (hour + 1) * HOUR)
+            assert shown[keys[hour]]["dagster/partition_row_count"] == rows.num_rows
+            # A day without anything in quarantine is no commit, nor is there a table.
+            version = lake.version(table)
+            committed = shown[keys[hour]]["committed"], shown[keys[hour]]["lake_version"]
+            assert committed == ((True, version) if version is not None else (False, -1))
+    hour = (START + 5 * HOUR, START + 6 * HOUR)
+    emissions, stored = materializations(result, "emissions")[keys[5]], lake.read("emissions", *hour)
     for name in ("energy_kwh", "kg_location", "kg_location_lower", "kg_location_upper", "kg_market", "kg_embodied"):
         assert emissions[name] == pytest.approx(pc.sum(stored.column(name)).as_py())
     assert emissions["kg_location_lower"] < emissions["kg_location"] < emissions["kg_location_upper"]
+    ledger, stored = materializations(result, "activity_ledger")[keys[5]], lake.read("activity_ledger", *hour)
+    for name in ("cost_usd", "vcpu_hours"):
+        assert ledger[name] == pytest.approx(pc.sum(stored.column(name)).as_py())
+    assert "restated_slots" not in emissions
+
+
+def test_the_last_partition_shows_the_run_as_a_whole(filled: tuple[Project, dg.ExecuteInProcessResult]) -> None:
+    project, result = filled
+    lake = lake_of(project)
+    ledger = materializations(result, "activity_ledger")["2026-01-01-23:00"]
+    assert ledger["run_rows"] == lake.read("activity_ledger").num_rows
+    assert ledger["rows_read"] == ledger["rows_ledger"] + ledger["rows_quarantined"] + ledger["rows_skipped"]
+    assert ledger["run_cost_usd"] == pytest.approx(pc.sum(lake.read("activity_ledger").column("cost_usd")).as_py())
+    assert len(ledger["vcpu_hours_by_hour_of_day"]) == 24
+    assert ledger["top_services"].count("\n") >= 2
+    assert ledger["dagster/column_lineage"].deps_by_column["started_at"][0].column_name == "ChargePeriodStart"
+    emissions, stored = materializations(result, "emissions")["2026-01-01-23:00"], lake.read("emissions")
+    assert emissions["run_kg_location"] == pytest.approx(pc.sum(stored.column("kg_location")).as_py())
     assert set(emissions["kg_by_hour_of_day"]) <= set("·▁▂▃▄▅▆▇█")
     lineage = emissions["dagster/column_lineage"].deps_by_column["kg_location"]
     assert {d.asset_key.to_user_string() for d in lineage} == {"activity_ledger", "grid_intensity", "emission_factors"}
-    assert "restated_slots" not in emissions
+    early = materializations(result, "emissions")["2026-01-01-22:00"]
+    assert not {"dagster/column_lineage", "top_teams", "run_rows"} & set(early)
 
 
 def test_lineage_names_columns_that_exist(filled: tuple[Project, dg.ExecuteInProcessResult]) -> None:
     _, result = filled
     for table in ("activity_ledger", "emissions"):
-        lineage = materializations(result, table)["2026-01-01-00:00"]["dagster/column_lineage"].deps_by_column
+        lineage = materializations(result, table)["2026-01-01-23:00"]["dagster/column_lineage"].deps_by_column
         assert set(lineage) <= set(TABLES[table].column_names)
         for dep in itertools.chain.from_iterable(lineage.values()):
             name = dep.asset_key.path[-1]
@@ -220,6 +237,13 @@ def test_a_factor_version_valid_from_the_middle_of_a_range_splits_the_computatio
     assert ids[0].isdisjoint(ids[1])
 
 
+def test_hours_that_our_clock_has_not_come_to_are_run_like_any_other(tmp_path: Path) -> None:
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    project = simulated(tmp_path / "ahead", start=start)
+    fill(project)
+    assert len(lake_of(project).slots("emissions")) == 24
+
+
 def test_factors_are_installed_once(tmp_path: Path) -> None:
     project = simulated(tmp_path / "factors")
     first = materializations(run(project, "factors"), "emission_factors")[None]
@@ -240,9 +264,7 @@ def test_an_asset_cannot_write_the_table_of_another_agent(tmp_path: Path) -> Non
     hourly_partitions = defs.resolve_asset_graph().get(dg.AssetKey("emissions")).partitions_def
 
     def asset(agent: str) -> dg.AssetsDefinition:
-        @dg.asset(
-            name="emissions", io_manager_key="lake", partitions_def=hourly_partitions, metadata={"agent": agent}
-        )
+        @dg.asset(name="emissions", io_manager_key="lake", partitions_def=hourly_partitions, metadata={"agent": agent})
         def emissions() -> pa.Table:
             return EMISSIONS.empty()
 

@@ -124,60 +124,84 @@ def _mix(normal: pa.Table, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarr
     return lanes[0], lanes[1]
 
 
+#: Runs are merged up to this many keys: a merge needs about 80 bytes per key for a moment.
+LARGEST_MERGE = 2_000_000
+
+Run = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 @dataclass
 class KeyCounts:
-    """How often each 128-bit key was seen: sorted runs that are merged as they grow (20 bytes per key)."""
+    """How often each 128-bit key was seen: sorted runs (high, low, count) that are merged as they grow.
 
-    keep_larger: bool = False  #: merge equal keys by their larger count instead of the sum
-    runs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    20 bytes per key. A key may stand in several runs; then its larger count holds.
+    """
+
+    runs: list[Run] = field(default_factory=list)
 
     def __len__(self) -> int:
         return sum(len(run[0]) for run in self.runs)
 
     def count(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:
-        """Count of each key (int64, 0 where unseen). Keys must be sorted by ``high`` to be fast."""
+        """Count of each key (int64, 0 where unseen). Fast where the keys are sorted by ``high``."""
         total = np.zeros(len(high), np.int64)
-        for run_high, run_low, counts in self.runs:
-            place = np.searchsorted(run_high, high)
-            live = np.arange(len(high))
-            while len(live):  # more than one turn only where the first 64 bits collide
-                at = place[live]
-                inside = at < len(run_high)
-                live, at = live[inside], at[inside]
-                same_high = run_high[at] == high[live]
-                live, at = live[same_high], at[same_high]
-                found = run_low[at] == low[live]
-                hit = live[found]
-                seen = counts[at[found]].astype(np.int64)
-                total[hit] = np.maximum(total[hit], seen) if self.keep_larger else total[hit] + seen
-                live = live[~found]
-                place[live] += 1
+        for run in self.runs:
+            mine, at = _found(run, high, low)
+            total[mine] = np.maximum(total[mine], run[2][at])
         return total
 
-    def add(self, high: np.ndarray, low: np.ndarray, counts: np.ndarray) -> None:
-        """Add distinct keys sorted by (high, low) with their counts."""
-        if len(high):
-            self.runs.append((high, low, counts.astype(np.int32)))
-        while len(self.runs) > 1 and 2 * len(self.runs[-1][0]) >= len(self.runs[-2][0]):
-            self._merge(self.runs.pop(), self.runs.pop())
+    def bump(self, high: np.ndarray, low: np.ndarray, by: np.ndarray) -> np.ndarray:
+        """Raise the counts of distinct keys, sorted by (high, low); return the counts before (int64)."""
+        before = np.zeros(len(high), np.int64)
+        new = np.ones(len(high), bool)
+        for run in self.runs:
+            mine, at = _found(run, high, low)
+            before[mine] = run[2][at]
+            run[2][at] += by[mine].astype(np.int32)
+            new[mine] = False
+        self.add((high[new], low[new], by[new].astype(np.int32)))
+        return before
 
-    def _merge(self, *parts: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-        high = np.concatenate([p[0] for p in parts])
-        low = np.concatenate([p[1] for p in parts])
-        counts = np.concatenate([p[2] for p in parts])
-        order = _key_order(high, low)
-        high, low, counts = high[order], low[order], counts[order]
-        first = _group_starts(high, low)
-        reduce = np.maximum if self.keep_larger else np.add
-        self.runs.append((high[first], low[first], reduce.reduceat(counts, first)))
+    def add(self, run: Run) -> None:
+        """Add a sorted run; runs of like size are merged."""
+        if len(run[0]):
+            self.runs.append(run)
+        while len(self.runs) > 1:
+            sizes = len(self.runs[-1][0]), len(self.runs[-2][0])
+            if 2 * sizes[0] < sizes[1] or sum(sizes) > LARGEST_MERGE:
+                return
+            self.runs.append(_merged(self.runs.pop(), self.runs.pop()))
 
     def absorb(self, other: KeyCounts) -> None:
         """Take over all keys of ``other`` and empty it."""
-        while len(other.runs) > 1:
-            other._merge(other.runs.pop(), other.runs.pop())
         for run in other.runs:
-            self.add(*run)
+            self.add(run)
         other.runs.clear()
+
+
+def _found(run: Run, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which keys stand in a run, and where: positions in the keys and in the run."""
+    run_high, run_low, _ = run
+    place = np.searchsorted(run_high, high)
+    live = np.arange(len(high))
+    mine: list[np.ndarray] = []
+    while len(live):  # more than one turn only where the first 64 bits collide
+        live = live[place[live] < len(run_high)]
+        live = live[run_high[place[live]] == high[live]]
+        hit = run_low[place[live]] == low[live]
+        mine.append(live[hit])
+        live = live[~hit]
+        place[live] += 1
+    found = np.concatenate(mine) if mine else live
+    return found, place[found]
+
+
+def _merged(first: Run, second: Run) -> Run:
+    high, low, counts = (np.concatenate(parts) for parts in zip(first, second, strict=True))
+    order = _key_order(high, low)
+    high, low, counts = high[order], low[order], counts[order]
+    start = _group_starts(high, low)
+    return high[start], low[start], np.maximum.reduceat(counts, start)
 
 
 def _key_order(high: np.ndarray, low: np.ndarray) -> np.ndarray:
@@ -202,7 +226,7 @@ def _group_starts(high: np.ndarray, low: np.ndarray) -> np.ndarray:
 class Duplicates:
     """Recognises lines that were seen before, over any number of batches and deliveries."""
 
-    earlier: KeyCounts = field(default_factory=lambda: KeyCounts(keep_larger=True))
+    earlier: KeyCounts = field(default_factory=KeyCounts)
     current: KeyCounts = field(default_factory=KeyCounts)
     delivery: int | None = None
 
@@ -231,11 +255,10 @@ class Duplicates:
         first = _group_starts(high, low)
         sizes = np.diff(np.append(first, len(high)))
         group = np.repeat(np.arange(len(first)), sizes)
-        before = self.current.count(high[first], low[first])
+        before = self.current.bump(high[first], low[first], sizes)
         ordinal = np.arange(len(high)) - first[group] + before[group]
         known = self.earlier.count(high[first], low[first]) if self.earlier.runs else np.zeros(len(first), np.int64)
         duplicate = np.where(has_id[order], (known[group] > 0) | (ordinal > 0), ordinal < known[group])
-        self.current.add(high[first], low[first], sizes)
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return ordinal[back], duplicate[back]

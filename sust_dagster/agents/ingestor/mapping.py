@@ -317,8 +317,11 @@ def _tag_values(texts: pa.Array, wanted: set[str]) -> dict[str, tuple[np.ndarray
                 regexp_replace(regexp_replace(lower(trim(pair.key)), '^(user|tag|label)[:_]', ''),
                     '[\s\-_.:/]+', '', 'g') as name,
                 json_extract_string(pair.value, '$') as value
-            from (select position, case when json_valid(text) and json_type(text) = 'OBJECT' then text else '{}' end as text
-                from texts) t, json_each(t.text) as pair
+            from (
+                select position,
+                    case when json_valid(text) and json_type(text) = 'OBJECT' then text else '{}' end as text
+                from texts
+            ) t, json_each(t.text) as pair
         )
         select name, position, arg_min(value, place) as value
         from pairs join keys on name = wanted

@@ -27,6 +27,8 @@ from sust_dagster.world.schemas import ACTIVITY_LEDGER, INGEST_COUNTS, QUARANTIN
 
 #: Most slices made at once; a batch of month-long rows is taken in smaller steps.
 MAX_SLICES = 1_000_000
+#: Rows that small batches are put together to.
+GATHERED_ROWS = 65_536
 
 
 @dataclass
@@ -116,7 +118,7 @@ class Ingestion:
     ) -> None:
         self.options = options or IngestOptions()
         self.summary = IngestSummary()
-        self._batches = iter(batches)
+        self._batches = gathered(batches)
         self._duplicates = Duplicates()
         self._window = (_micros(window[0]), _micros(window[1])) if window else None
         self._undated = _micros(undated) if undated else (self._window[0] if self._window else None)
@@ -153,6 +155,43 @@ class Ingestion:
                 label=batch.label,
             )
             rejects = None
+
+
+def gathered(batches: Iterable[BillBatch], rows: int = GATHERED_ROWS) -> Iterator[BillBatch]:
+    """The same rows in fewer batches: small neighbours of one shape become one, because work per batch has a fixed
+    part. A batch with rejects stays alone: its rejects belong to its file.
+    """
+    held: list[BillBatch] = []
+    for batch in batches:
+        small = batch.normal.num_rows < rows and not len(batch.rejects)
+        fits = small and (not held or _alike(held[0], batch))
+        if held and (not fits or sum(b.normal.num_rows for b in held) + batch.normal.num_rows > rows):
+            yield _together(held)
+            held = []
+        if small:
+            held.append(batch)
+        else:
+            yield batch
+    if held:
+        yield _together(held)
+
+
+def _alike(first: BillBatch, second: BillBatch) -> bool:
+    if first.source_columns != second.source_columns or (first.raw is None) != (second.raw is None):
+        return False
+    return first.raw is None or second.raw is None or first.raw.schema.equals(second.raw.schema)
+
+
+def _together(batches: list[BillBatch]) -> BillBatch:
+    if len(batches) == 1:
+        return batches[0]
+    raw = [b.raw for b in batches if b.raw is not None]
+    return BillBatch(
+        label=batches[0].label,
+        normal=pa.concat_tables([b.normal for b in batches]).unify_dictionaries().combine_chunks(),
+        raw=pa.concat_tables(raw).unify_dictionaries().combine_chunks() if raw else None,
+        source_columns=batches[0].source_columns,
+    )
 
 
 def ingest(

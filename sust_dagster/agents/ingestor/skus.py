@@ -212,6 +212,8 @@ def _aws(billed: Billed, unit: Unit) -> Sku | None:
     for pattern, kind in _AWS_SKIP:
         if pattern.search(billed.meter):
             return _other(unit)._replace(skip=kind)
+    if not billed.unit and _AWS_COMPUTE_METER.search(billed.meter):
+        unit = Unit("hour", 1.0)
     if "Fargate" in text and unit.dimension in ("hour", "vcpu_hour", "gb_hour"):
         return _fargate(text, unit)
     if "Lambda-GB-Second" in billed.meter or unit.dimension == "lambda_gb_hour":
@@ -297,6 +299,8 @@ def _gcp(billed: Billed, unit: Unit) -> Sku | None:
         return None
     if _GPU.search(text):
         return Sku("gpu", unit.factor, "GPU-h", gpu_model=_gpu_model(billed))
+    if "mCPU" in text:  # Autopilot bills thousandths
+        return Sku("vcpu", unit.factor / 1000, "vCPU-h")
     if _CORE.search(text):
         return Sku("vcpu", unit.factor, "vCPU-h", instance_type=billed.instance_type or None)
     if re.search(r"\b(?:Micro|Small) Instance\b", text) or (billed.instance_type and "VM" in text):

@@ -49,6 +49,10 @@ class ColumnarFile:
                 f"is no readable Parquet file ({error})", file=file.label, fix="fetch or write the file again"
             ) from error
 
+    def close(self) -> None:
+        """Let go of the file; :meth:`batches` does so by itself."""
+        self._source.close()
+
     def batches(self, include: Sequence[str], plain: frozenset[str]) -> Iterator[RawBatch]:
         """Batches of the wanted columns. Raises :class:`BillingError` where the data is damaged."""
         schema = self._parquet.schema_arrow

@@ -77,6 +77,10 @@ class DelimitedFile:
         stream = Utf8Stream(source, encoding, head)
         return stream, stream.read(_FIRST_READ)
 
+    def close(self) -> None:
+        """Let go of the file; :meth:`batches` does so by itself."""
+        self._stream.close()
+
     def _guarded(self, source: ByteReader, size: int) -> bytes:
         try:
             return source.read(size)

@@ -26,7 +26,8 @@ class BillingError(ValueError):
             )
             if part
         )
-        super().__init__(f"{where}: {problem}" * bool(where) + problem * (not where) + (f"; {fix}" if fix else ""))
+        message = f"{where}: {problem}" if where else problem
+        super().__init__(f"{message}; {fix}" if fix else message)
 
 
 class UnknownFormatError(BillingError):

@@ -7,6 +7,7 @@ modules; what becomes of the rows is the ingestor's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,15 +66,15 @@ class FileBilling:
         """Label, format and columns of each file, from its header alone."""
         found = []
         for file in self.files:
-            opened = self._open(file)
-            names = frozenset(plain_name(c) for c in opened.columns)
+            with closing(self._open(file)) as opened:
+                names = frozenset(plain_name(c) for c in opened.columns)
             found.append(FileInfo(file.label, recognise(opened.columns, file.label).name(names), tuple(opened.columns)))
         return found
 
     def read(self, start: datetime | None = None, end: datetime | None = None) -> Iterator[BillBatch]:
         """Batches of rows whose charge period overlaps ``[start, end)``; see :class:`BillingSource`."""
-        for file in self.files:
-            yield from (overlapping(batch, start, end) for batch in read_ahead(self._batches(file)))
+        every = (batch for file in self.files for batch in self._batches(file))
+        yield from (overlapping(batch, start, end) for batch in read_ahead(every))
 
     def _open(self, file: BillFile) -> DelimitedFile | ColumnarFile:
         kind = file.kind()

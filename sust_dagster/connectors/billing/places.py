@@ -141,7 +141,8 @@ def file_system(place: str) -> tuple[fs.FileSystem, str]:
         if scheme == "":
             return fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
         if scheme in ("s3", "s3a"):
-            return _s3(), place.split("://", 1)[1].rstrip("/")
+            path = place.split("://", 1)[1].rstrip("/")
+            return _s3(path.split("/", 1)[0]), path
         if scheme in ("gs", "gcs", "abfs", "abfss", "az", "file"):
             return fs.FileSystem.from_uri(place)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -153,12 +154,12 @@ def file_system(place: str) -> tuple[fs.FileSystem, str]:
     )
 
 
-def _s3() -> fs.S3FileSystem:
+def _s3(bucket: str) -> fs.S3FileSystem:
     """S3 with the environment's credentials; AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL names another store."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not endpoint:
-        return fs.S3FileSystem(region=region)
+        return fs.S3FileSystem(region=region or fs.resolve_s3_region(bucket))
     parts = urlsplit(endpoint)
     return fs.S3FileSystem(
         endpoint_override=parts.netloc or parts.path, scheme=parts.scheme or "https", region=region or "us-east-1"

@@ -16,7 +16,7 @@ from sust_dagster.connectors.grid import hourly as hourly_intensity
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
-from sust_dagster.orchestration.previews import by_hour_of_day, line_plot, sparkline, top_table
+from sust_dagster.orchestration.previews import by_hour_of_day, line_plot, show, sparkline, top_table
 from sust_dagster.orchestration.resources import ProjectResource
 
 GRID_SIGNAL = dg.AssetSpec(
@@ -53,6 +53,11 @@ _LINEAGE = column_lineage(
     }
 )
 
+#: What each partition of the emissions shows, summed.
+_SHOWN = (
+    "energy_kwh", "kg_location", "kg_location_lower", "kg_location_upper", "kg_market", "kg_embodied", "cost_usd",
+)  # fmt: skip
+
 
 def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The assets of this step, over the project's hours."""
@@ -84,7 +89,8 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
         context.log_event(
             dg.AssetObservation(context.asset_key, metadata={"intensity_by_region": _intensity_plot(grid.table)})
         )
-        return dg.Output(grid.table, metadata=_grid_metadata(grid))
+        show(context, "grid_intensity", grid.table, "ts", of_the_run=_grid_metadata(grid))
+        return dg.Output(grid.table)
 
     @dg.asset(
         io_manager_key="lake",
@@ -112,7 +118,8 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
             for first, last, factors in project.factor_epochs(*window_of(context))
         ]
         table = pa.concat_tables(parts)
-        return dg.Output(table, metadata=_emissions_metadata(table))
+        show(context, "emissions", table, "started_at", sums=_SHOWN, of_the_run=_emissions_metadata(table))
+        return dg.Output(table)
 
     return [GRID_SIGNAL, emission_factors, grid_intensity, emissions]
 
@@ -127,7 +134,6 @@ def _grid_metadata(grid: HourlyGrid) -> dict[str, Any]:
     table = grid.table
     flagged = pc.sum(pc.not_equal(table.column("quality"), "ok")).as_py() or 0
     return {
-        "dagster/row_count": table.num_rows,
         "regions": len(pc.unique(table.column("region"))),
         "mean_g_per_kwh": (pc.mean(table.column("intensity_kgco2_kwh")).as_py() or 0.0) * 1000,
         "flagged_hours": flagged,
@@ -145,22 +151,8 @@ def _intensity_plot(table: pa.Table) -> dg.MetadataValue:
 
 
 def _emissions_metadata(table: pa.Table) -> dict[str, Any]:
-    sums = {
-        name: pc.sum(table.column(name)).as_py() or 0.0
-        for name in (
-            "energy_kwh",
-            "kg_location",
-            "kg_location_lower",
-            "kg_location_upper",
-            "kg_market",
-            "kg_embodied",
-            "cost_usd",
-        )
-    }
     return {
-        "dagster/row_count": table.num_rows,
         "dagster/column_lineage": _LINEAGE,
-        **sums,
         "not_estimated_rows": table.column("kg_location").null_count,
         "kg_by_hour_of_day": sparkline(by_hour_of_day(table, "started_at", "kg_location")),
         "top_teams": top_table(table, "team_id", "kg_location", "kgCO2e"),

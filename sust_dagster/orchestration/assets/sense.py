@@ -9,13 +9,12 @@ from typing import Any
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sust_dagster.agents.ingestor import ingest_range
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.io_managers import window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
-from sust_dagster.orchestration.previews import by_hour_of_day, sparkline, top_table
+from sust_dagster.orchestration.previews import by_hour_of_day, show, sparkline, top_table
 from sust_dagster.orchestration.resources import ProjectResource
 
 BILLING_RECORDS = dg.AssetSpec(
@@ -61,20 +60,22 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
         batches = project.billing.read(start, end)
         result = ingest_range(batches, start, end, project.ingest_options, undated=project.project.start)
         context.log.info("rows read %d: %s", result.rows_read, result.summary())
-        yield dg.Output(result.counts, "ingest_counts", metadata={"dagster/row_count": result.counts.num_rows})
-        yield dg.Output(result.quarantine, "quarantine", metadata={"dagster/row_count": result.quarantine.num_rows})
-        yield dg.Output(result.ledger, "activity_ledger", metadata=_ledger_metadata(result.ledger, result.summary()))
+        show(context, "ingest_counts", result.counts, "hour")
+        show(context, "quarantine", result.quarantine, "quarantined_for")
+        show(
+            context, "activity_ledger", result.ledger, "started_at",
+            sums=("cost_usd", "vcpu_hours"), of_the_run={**result.summary(), **_ledger_metadata(result.ledger)},
+        )  # fmt: skip
+        yield dg.Output(result.counts, "ingest_counts")
+        yield dg.Output(result.quarantine, "quarantine")
+        yield dg.Output(result.ledger, "activity_ledger")
 
     return [BILLING_RECORDS, ingest]
 
 
-def _ledger_metadata(ledger: pa.Table, summary: dict[str, int]) -> dict[str, Any]:
+def _ledger_metadata(ledger: pa.Table) -> dict[str, Any]:
     return {
-        "dagster/row_count": ledger.num_rows,
         "dagster/column_lineage": _LINEAGE,
-        **summary,
-        "cost_usd": pc.sum(ledger.column("cost_usd")).as_py() or 0.0,
-        "vcpu_hours": pc.sum(ledger.column("vcpu_hours")).as_py() or 0.0,
         "anomalies": ledger.num_rows - ledger.column("anomaly").null_count,
         "vcpu_hours_by_hour_of_day": sparkline(by_hour_of_day(ledger, "started_at", "vcpu_hours")),
         "top_services": top_table(ledger, "service_name", "cost_usd", "USD"),

@@ -60,11 +60,13 @@ class TestRows:
             ({"ChargePeriodStart": "yesterday"}, "bad_time", "ChargePeriodStart", "yesterday"),
             ({"ChargePeriodStart": "2026-02-30T00:00:00Z"}, "bad_time", "ChargePeriodStart", "2026-02-30T00:00:00Z"),
             ({"ChargePeriodEnd": "10/01/2026"}, "bad_time", "ChargePeriodEnd", "10/01/2026"),
-            ({"ChargePeriodEnd": "2026-10-01T04:00:00Z"}, "end_before_start", "ChargePeriodEnd", "2026-10-01T04:00:00Z"),
+            ({"ChargePeriodEnd": "2026-10-01T04:00:00Z"}, "end_before_start", "ChargePeriodEnd",
+             "2026-10-01T04:00:00Z"),
             ({"ChargePeriodEnd": "2026-10-01T05:00:00Z"}, "empty_period", "ChargePeriodEnd", "2026-10-01T05:00:00Z"),
             ({"ChargePeriodEnd": ""}, "missing_period", "ChargePeriodEnd", None),
             ({"ChargePeriodEnd": "2029-10-01T05:00:00Z"}, "period_too_long", "ChargePeriodEnd", "2029-10-01T05:00:00Z"),
-            ({"ChargePeriodStart": "1970-01-01T00:00:00Z"}, "time_out_of_range", "ChargePeriodStart", "1970-01-01T00:00:00Z"),
+            ({"ChargePeriodStart": "1970-01-01T00:00:00Z"}, "time_out_of_range", "ChargePeriodStart",
+             "1970-01-01T00:00:00Z"),
             ({"ChargeCategory": "Gift"}, "unknown_charge_type", "ChargeCategory", "Gift"),
             ({"ChargeCategory": ""}, "unknown_charge_type", "ChargeCategory", None),
         ],
@@ -169,7 +171,9 @@ class TestFiles:
         row = {k: v for k, v in FOCUS_ROW.items() if k not in ("ConsumedQuantity", "ServiceName")}
         with pytest.raises(BillingError) as caught:
             ingest_paths(write(csv_text([row])))
-        assert "looks like focus-1.1, but required columns are missing: ConsumedQuantity, ServiceName" in str(caught.value)
+        assert "looks like focus-1.1, but required columns are missing: ConsumedQuantity, ServiceName" in str(
+            caught.value
+        )
         assert (caught.value.file, caught.value.column) == ("bill.csv", "ConsumedQuantity")
 
     def test_truncated_gzip(self, write):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 
 import pyarrow as pa
 import pytest
@@ -144,10 +145,7 @@ class TestIds:
         first, last = datetime(2026, 10, 1, tzinfo=UTC), datetime(2026, 10, 1, 8, tzinfo=UTC)
         whole = ingest_range(FileBilling(path).read(first, last), first, last, options, undated=first)
         hours = [datetime(2026, 10, 1, h, tzinfo=UTC) for h in range(9)]
-        parts = [
-            ingest_range(FileBilling(path).read(a, b), a, b, options, undated=first)
-            for a, b in zip(hours[:-1], hours[1:], strict=True)
-        ]
+        parts = [ingest_range(FileBilling(path).read(a, b), a, b, options, undated=first) for a, b in pairwise(hours)]
         for name, keys in (
             ("ledger", ["started_at", "activity_id"]),
             ("quarantine", ["raw_record_ref"]),

@@ -326,7 +326,12 @@ class TestCur:
         got = ingest_paths(path)
         assert got.skipped == {"tax": 1}
         row = got.row
-        assert (row["region"], row["vcpus"], row["memory_gib"], row["instance_type"]) == ("eu-north-1", 2, 8, "m5.large")
+        assert (row["region"], row["vcpus"], row["memory_gib"], row["instance_type"]) == (
+            "eu-north-1",
+            2,
+            8,
+            "m5.large",
+        )
         assert (row["team_id"], row["workload_category"]) == ("search", "sustainable")
         assert row["quality"] == "naive_timestamp"
 
@@ -551,7 +556,10 @@ class TestAzure:
         types = ["Usage", "Purchase", "Refund", "UnusedReservation", "UnusedSavingsPlan", "RoundingAdjustment", "Tax"]
         rows = [{**AZURE_ROW, "ChargeType": t} for t in types]
         rows.append(
-            {**AZURE_ROW, "ResourceId": "/x/providers/Microsoft.Compute/capacityReservationGroups/g/capacityReservations/c"}
+            {
+                **AZURE_ROW,
+                "ResourceId": "/x/providers/Microsoft.Compute/capacityReservationGroups/g/capacityReservations/c",
+            }
         )
         got = ingest_paths(write(csv_text(rows)))
         assert got.counts == (8, 1, 0, 7)

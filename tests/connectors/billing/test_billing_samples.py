@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -47,9 +48,9 @@ def test_rows_add_up(name):
 
 
 def column_sum(path: Path, value: str, keep) -> float:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-    with opened as file:
-        return sum(float(r[value]) for r in csv.DictReader(file) if keep(r))
+    data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+    return sum(float(r[value]) for r in rows if keep(r))
 
 
 @pytest.mark.parametrize(
