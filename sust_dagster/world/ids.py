@@ -7,6 +7,7 @@ double-count.
 from __future__ import annotations
 
 import hashlib
+import threading
 import uuid
 from collections.abc import Sequence
 
@@ -21,9 +22,20 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://sust-ai-naible.dev/ids")
 SEPARATOR = "\x1f"
 
 
+_local = threading.local()
+
+
 def uuid5(kind: str, *parts: object) -> str:
     """UUIDv5 (RFC 9562) of one natural key."""
     return str(uuid.uuid5(NAMESPACE, SEPARATOR.join([kind, *map(str, parts)])))
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    """The in-memory connection of this thread: opening one costs more than hashing an hour's rows."""
+    connection = getattr(_local, "connection", None)
+    if connection is None:
+        connection = _local.connection = duckdb.connect()
+    return connection
 
 
 def uuid5_column(kind: str, parts: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array:
@@ -37,7 +49,7 @@ def uuid5_column(kind: str, parts: Sequence[pa.Array | pa.ChunkedArray]) -> pa.A
         return pa.array([], pa.string())
     names = pc.binary_join_element_wise(pa.scalar(kind), *columns, SEPARATOR)
     keys = pa.table({"name": names})
-    connection = duckdb.connect()
+    connection = _connection()
     connection.register("keys", keys)
     hexed = connection.sql(
         f"""
@@ -48,7 +60,7 @@ def uuid5_column(kind: str, parts: Sequence[pa.Array | pa.ChunkedArray]) -> pa.A
         from hashed
         """
     ).to_arrow_table()
-    connection.close()
+    connection.unregister("keys")
     return pc.cast(hexed.column(0), pa.string()).combine_chunks()
 
 

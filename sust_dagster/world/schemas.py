@@ -171,7 +171,7 @@ ACTIVITY_LEDGER = TableSpec(
         Column("instance_type", STRING, "instance or machine type", nullable=True),
         Column("resource_type", STRING, "compute, gpu, memory, storage, network or other"),
         Column("resource_qty", FLOAT, "usage of this slice in resource_unit; negative only on corrections"),
-        Column("resource_unit", STRING, "vCPU-h, GB-h, GB, count"),
+        Column("resource_unit", STRING, "vCPU-h, GPU-h, GB-h, GB, h, count"),
         Column(
             "cost_usd", FLOAT, "cost of this slice; null where the bill has another currency and no rate", "USD", True
         ),

@@ -47,8 +47,8 @@ def dearer(bill: pa.Table) -> pa.Table:
     return replaced(bill, "BilledCost", [a_row_of(bill, h) for h in TOUCHED], lambda c: c + 1.0)
 
 
-@pytest.mark.parametrize("name", ["bill.parquet", "bill.csv"])
-@pytest.mark.parametrize("change", [doubled, dearer])
+@pytest.mark.parametrize("name", ["bill.parquet", pytest.param("bill.csv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("change", [doubled, pytest.param(dearer, marks=pytest.mark.slow)])
 def test_a_changed_bill_restates_exactly_the_touched_hours(
     tmp_path: Path, name: str, change: Callable[[pa.Table], pa.Table]
 ) -> None:
@@ -155,10 +155,10 @@ def test_new_factors_restate_the_emissions_and_report_what_changed(tmp_path: Pat
     ("column", "text", "message"),
     [
         ("value", "much", "line 2, column value"),
-        ("valid_from", "yesterday", "line 2, column valid_from"),
-        ("bound_reading", "", "bound"),
-        ("value_lower", "9", "bounds"),
-        ("colour", "green", "column colour"),
+        pytest.param("valid_from", "yesterday", "line 2, column valid_from", marks=pytest.mark.slow),
+        pytest.param("bound_reading", "", "bound", marks=pytest.mark.slow),
+        pytest.param("value_lower", "9", "bounds", marks=pytest.mark.slow),
+        pytest.param("colour", "green", "column colour", marks=pytest.mark.slow),
     ],
 )
 def test_a_factor_that_cannot_be_is_named(tmp_path: Path, column: str, text: str, message: str) -> None:

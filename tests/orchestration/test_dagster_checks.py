@@ -190,6 +190,7 @@ def test_stale_data_warns_and_does_not_stop(tmp_path: Path) -> None:
     assert lake_of(project).version("emissions") is not None
 
 
+@pytest.mark.slow
 def test_simulated_totals_follow_the_founding_table(tmp_path: Path) -> None:
     project = simulated(tmp_path / "totals", days=14)
     result = fill(project)

@@ -66,6 +66,7 @@ def test_the_environment_is_as_it_was(built: tuple[Project, dg.ExecuteInProcessR
     assert not any(os.environ.get(name) == value for name, value in environment(project).items() if "SUST" in name)
 
 
+@pytest.mark.slow
 def test_bad_rows_fail_the_run_and_leave_the_old_marts(
     built: tuple[Project, dg.ExecuteInProcessResult], tmp_path: Path
 ) -> None:

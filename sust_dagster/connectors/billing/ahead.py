@@ -48,12 +48,22 @@ class _Worker(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         while True:
-            item = self._queue.get()
+            item = self._next()
             if item is _END:
                 return
             if isinstance(item, _Failure):
                 raise item.error
             yield item  # ty: ignore[invalid-yield]
+
+    def _next(self) -> object:
+        # The consumer may be a thread of its own that outlives the producer when the process ends (Ctrl-C).
+        while True:
+            alive = self._thread.is_alive()
+            try:
+                return self._queue.get(timeout=0.1)
+            except Empty:
+                if not alive:
+                    raise RuntimeError("reading ended before the last batch: the process is ending") from None
 
     def close(self) -> None:
         self._stop.set()
