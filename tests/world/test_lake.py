@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -175,10 +176,21 @@ def test_commit_time_is_read_from_the_log(tmp_path: Path) -> None:
     empty_cost = {"resource_qty": [1.0], "usage_hours": [1.0]}
     row = {
         name: ["x"]
-        for name in (
-            "activity_id job_id workload_id service_name team_id cloud_provider region resource_type resource_unit "
-            "workload_category source charge_class quality"
-        ).split()
+        for name in [
+            "activity_id",
+            "job_id",
+            "workload_id",
+            "service_name",
+            "team_id",
+            "cloud_provider",
+            "region",
+            "resource_type",
+            "resource_unit",
+            "workload_category",
+            "source",
+            "charge_class",
+            "quality",
+        ]
     }
     table = pa.table({**row, **empty_cost, "started_at": pa.array([START], TIMESTAMP)})
     lake.write("activity_ledger", table, START, end(1), writer="ingestor")
@@ -193,7 +205,7 @@ def test_any_split_of_a_range_gives_the_same_lake(tmp_path_factory: pytest.TempP
     write(whole, grid(12), 12)
     edges = [0, *cuts, 12]
     table = grid(12)
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         rows = table.slice(a * 3, (b - a) * 3)
         parts.write("grid_intensity", rows, end(a), end(b), writer="accountant")
     assert parts.digest() == whole.digest()
