@@ -22,7 +22,7 @@ def serve(project: Project, port: int, *, read_only: bool = False) -> int:
 
     Raises ``ValueError`` when the port is taken: Dagster would answer from whatever is there.
     """
-    from sust_dagster.faces.runs import instance_folder
+    from sust_dagster.faces.runs import EVENT_SWITCHES, instance_folder
 
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -33,6 +33,7 @@ def serve(project: Project, port: int, *, read_only: bool = False) -> int:
     home = instance_folder(project)
     _skip_newsletter(home)
     environment = {
+        **EVENT_SWITCHES,
         **os.environ,
         "DAGSTER_HOME": str(home),
         PROJECT_VARIABLE: str(project.root),
