@@ -217,7 +217,7 @@ def text_files() -> list[Path]:
 #: Hosts that packages come from, and folders of one machine; written so that this file does not hold them.
 _HOSTS = (
     "pypi" + ".org",
-    "pythonhosted" + ".org",
+    "python" + "hosted.org",
     "conda" + ".anaconda.org",
     "registry" + ".npmjs",
     "proxy" + ".golang",

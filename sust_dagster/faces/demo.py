@@ -18,9 +18,6 @@ from rich.progress import Progress
 
 from sust_dagster.settings import PROJECT_FILE, Project, ProjectError, load_project, simulated_project
 
-#: Tables each hourly partition is stored in.
-_HOURLY_TABLES = 5
-
 
 @dataclass(frozen=True)
 class DemoResult:
@@ -48,6 +45,7 @@ def prepare(out: Path, days: int, seed: int, replay: str = "") -> Project:
             )
         if found.end is not None and wanted.end is not None and found.end > wanted.end:
             raise ProjectError(f"{out} already holds hours up to {found.end}; give --days that reach at least there")
+        wanted = found.model_copy(update={"end": wanted.end})  # what was set in its sust.toml stays
     wanted.save()
     return wanted
 
@@ -55,47 +53,20 @@ def prepare(out: Path, days: int, seed: int, replay: str = "") -> Project:
 def run_demo(out: Path, days: int, seed: int, bars: Progress, replay: str = "") -> DemoResult:
     """Run, or resume, the demo in ``out``."""
     project = prepare(out, days, seed, replay)
-    end = project.last_hour_end()
-
     task = bars.add_task("simulate the cloud, write jobs.csv", total=days)
-    jobs = write_jobs(project, project.start, end)
+    jobs = write_jobs(project, project.start, project.last_hour_end())
     bars.update(task, completed=days)
 
     # Dagster is imported only now: it takes longer than the simulation.
-    from sust_dagster.faces.runs import missing_ranges, open_instance, run_job
-    from sust_dagster.orchestration.build import build_defs
-
-    task = bars.add_task("load the definitions", total=1)
-    defs = build_defs(project)
-    bars.update(task, completed=1)
-    with open_instance(project) as instance:
-        if not instance.get_latest_materialization_event(_key("emission_factors")):
-            run_job(defs, instance, "factors")
-        for window in missing_ranges(instance, project.start, end):
-            hours = int((window[1] - window[0]).total_seconds() // 3600)
-            task = bars.add_task(f"sense and model {hours} hours in one run", total=hours * _HOURLY_TABLES)
-            run_job(
-                defs, instance, "hourly_sense_and_model", window=window,
-                progress=lambda _, stored, task=task: bars.advance(task, stored),
-            )  # fmt: skip
-            bars.update(task, completed=hours * _HOURLY_TABLES)
-        task = bars.add_task("build and test the marts", total=1)
-        run_job(defs, instance, "daily_marts")
-        bars.update(task, completed=1)
-
+    from sust_dagster.faces.backfill import run_backfill
     from sust_dagster.faces.report import summary, write_report
 
+    run_backfill(project, None, None, "demo", bars, only_missing=True)
     task = bars.add_task("draw the report", total=1)
     report = write_report(project, project.root / "report.html", pngs=project.root / "charts")
     bars.update(task, completed=1)
     spend = float(pc.sum(jobs.column("cost_usd")).as_py())
     return DemoResult(project, jobs.num_rows, spend, report, summary(project))
-
-
-def _key(name: str) -> Any:
-    import dagster as dg
-
-    return dg.AssetKey(name)
 
 
 def write_jobs(project: Project, start: datetime, end: datetime) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -260,15 +259,7 @@ def write_report(project: Project, out: Path, *, pngs: Path | None = None) -> Pa
         digest=lake.digest(_TABLES),
         version=__version__,
         method_note=METHOD_NOTES.get(project.method, "see docs/factors.md."),
-        end=_last_hour(lake),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page)
     return out
-
-
-def _last_hour(lake: Lake) -> datetime | None:
-    from sust_dagster.world.lake import slot_start
-
-    slots = lake.slots("emissions")
-    return slot_start(max(slots)) if slots else None

@@ -41,7 +41,8 @@ class Plugin(BasePlugin):
             return self.lake.dataset(table)
         from sust_dagster.world.books import Books
 
-        return Books.open(self.books_url).read(table)
+        with Books.open(self.books_url) as books:
+            return books.read(table)
 
     def default_materialization(self) -> str:
         return "view"

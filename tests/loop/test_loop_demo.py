@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +15,7 @@ import pytest
 from loop_worlds import bars, lake_of
 
 from sust_dagster.faces.backfill import run_backfill
-from sust_dagster.faces.demo import DemoResult, run_demo
+from sust_dagster.faces.demo import DemoResult, prepare, run_demo
 from sust_dagster.faces.runs import open_instance
 from sust_dagster.orchestration.jobs import HOURLY_ASSETS
 from sust_dagster.settings import ProjectError, load_project
@@ -134,3 +135,12 @@ def test_a_range_is_one_dagster_run(three_days: DemoResult) -> None:
 
 def test_the_totals_are_plain_json(two_days: DemoResult) -> None:
     assert json.loads(json.dumps(two_days.totals)) == two_days.totals
+
+
+def test_settings_made_by_hand_outlive_an_extended_demo(tmp_path: Path) -> None:
+    made = prepare(tmp_path / "demo", 2, 42)
+    file = made.root / "sust.toml"
+    file.write_text(file.read_text() + "carbon_price_usd_per_t = 120.0\n")
+    extended = prepare(made.root, 3, 42)
+    assert (extended.carbon_price_usd_per_t, extended.end - extended.start) == (120.0, timedelta(days=3))
+    assert load_project(made.root) == extended
