@@ -14,6 +14,10 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ingest": ((), ("--rows", "200000")),
     "account": (("1_000_000", "10_000_000"), ("200_000",)),
     "backfill": (("30", "365"), ("7",)),
+    "forecast": ((), ("60",)),
+    "plan_rules": ((), ("100000",)),
+    "plan_scale": ((), ("10000",)),
+    "plan_traces": ((), ("--coupled-days", "2")),
 }
 
 

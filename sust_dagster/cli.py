@@ -24,6 +24,7 @@ from sust_dagster.faces.console import (
     print_findings,
     print_json,
     print_notices,
+    print_rows,
     print_table,
     progress,
     say,
@@ -232,6 +233,79 @@ def _rates(fx: list[str] | None) -> dict[str, float]:
 
 @app.command()
 @_bad_input
+def plan(
+    jobs: Annotated[str, typer.Option(help="Jobs to plan: CSV (also .gz) or Parquet.")],
+    grid: Annotated[list[str], typer.Option(help="Grid file or folder, or 'static'; may be repeated, the first wins.")],
+    prices: Annotated[str, typer.Option(help="region, usd_per_vcpu_hour[, ts]; they replace cost_usd.")] = "",
+    capacity: Annotated[str, typer.Option(help="region, ts, vcpus: what the jobs may hold.")] = "",
+    egress: Annotated[str, typer.Option(help="from_region, to_region, usd_per_gb; 0.02 for other pairs.")] = "",
+    latency: Annotated[str, typer.Option(help="from_region, to_region, rtt_ms.")] = "",
+    carbon_price: Annotated[float, typer.Option(min=0, help="USD per tonne CO2e.")] = 75.0,
+    objective: Annotated[
+        Literal["effective-cost", "min-carbon"], typer.Option(help="Bill and carbon at its price, or carbon alone.")
+    ] = "effective-cost",
+    max_cost_increase: Annotated[
+        float | None, typer.Option(min=0, metavar="PCT", help="Cost of all jobs may rise by so many percent.")
+    ] = None,
+    egress_budget: Annotated[float | None, typer.Option(min=0, metavar="USD", help="Most egress of all jobs.")] = None,
+    share_cap: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Largest share of the movable vCPU-hours that may move into one region."),
+    ] = None,
+    formulation: Annotated[
+        Literal["auto", "rules", "cp-sat", "scale"], typer.Option(help="How to solve; auto says why.")
+    ] = "auto",
+    effort: Annotated[
+        Literal["quick", "normal", "thorough"], typer.Option(help="Work spent where limits couple the jobs.")
+    ] = "normal",
+    robust: Annotated[
+        Literal["mean", "worst-case"], typer.Option(help="worst-case: only moves whose saving survives the bounds.")
+    ] = "mean",
+    own_gain: Annotated[
+        bool, typer.Option("--own-gain", help="Only moves that gain by themselves, none to make room for others.")
+    ] = False,
+    latency_usd_per_ms: Annotated[
+        float, typer.Option(min=0, help="Price of a run's latency above its SLA, for work that is not urgent.")
+    ] = 0.01,
+    intensity_method: Annotated[
+        Literal["lifecycle", "direct"] | None,
+        typer.Option(help="Which intensity of the grid file; without it life cycle where the file has it."),
+    ] = None,
+    frontier: Annotated[
+        Path | None, typer.Option(help="CSV of the Pareto frontier to write; plots and sensitivities beside it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Parquet file to write: one row per job.")] = Path("plan.parquet"),
+    as_json: Json = False,
+) -> None:
+    """Plan where and when jobs run: exact where nothing couples them, with a proven gap where something does."""
+    for name, value in (
+        ("--carbon-price", carbon_price), ("--max-cost-increase", max_cost_increase), ("--share-cap", share_cap),
+        ("--egress-budget", egress_budget), ("--latency-usd-per-ms", latency_usd_per_ms),
+    ):  # fmt: skip
+        if value is not None and not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is no finite number", param_hint=name)
+    from sust_dagster.agents.planner.problem import Limits
+    from sust_dagster.faces.plan import plan_files
+    from sust_dagster.faces.plan_inputs import PlanFiles
+    from sust_dagster.faces.plan_summary import PlanOptions, print_plan
+
+    limits = Limits(None if max_cost_increase is None else max_cost_increase / 100, egress_budget, share_cap)
+    options = PlanOptions(
+        objective, carbon_price, limits, formulation, effort, robust == "worst-case", own_gain, latency_usd_per_ms
+    )  # fmt: skip
+    files = PlanFiles(jobs, tuple(grid), prices, capacity, egress, latency, intensity_method)
+    with progress() as bars:
+        result = plan_files(files, options, out, bars, frontier_file=frontier)
+    print_notices(result["notices"])
+    print_json(result) if as_json else print_plan(result)
+    if result["findings"]:
+        for finding in result["findings"]:
+            say("finding", finding, "red")
+        raise typer.Exit(EXIT_FINDING)
+
+
+@app.command()
+@_bad_input
 def simulate(
     days: Annotated[int, typer.Option(min=1, help="Simulated days.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the simulated cloud.")] = 42,
@@ -356,6 +430,47 @@ def report(
     print_json({"report": str(path), **summary(project)}) if as_json else stderr.print(f"wrote {path}")
 
 
+@app.command(name="raw-record")
+@_bad_input
+def raw_record(
+    ref: Annotated[str, typer.Argument(help="Reference as in raw_record_ref of the ledger or the quarantine.")],
+    billing: Annotated[
+        list[str] | None, typer.Option(help="Bill to search: file, folder or URL; default: the project's bills.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the row of a bill behind a reference: its file, its number (without the header) and its columns."""
+    from sust_dagster.faces.records import raw_record as find
+
+    result = find(ref, billing or [], None if billing else _project())
+    if as_json:
+        print_json(result)
+        return
+    print_table(f"{result['file']}, row {result['row']} ({result['went_to']})", _shown(result["record"]))
+
+
+def _shown(record: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in record.items() if value not in (None, "")}
+
+
+@app.command()
+@_bad_input
+def compact(
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables of the lake; default: all hourly ones.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fold the hourly files of each closed day into one; rows, versions and digests stay as they are."""
+    from sust_dagster.faces.compact import compact_lake
+
+    result = compact_lake(_project(), tables or [])
+    if as_json:
+        print_json(result)
+        return
+    done = result["tables"].items()
+    rows = {name: f"{t['files_before']:,} files → {t['files_after']:,}, {t['days']} days folded" for name, t in done}
+    print_table("compact", {**rows, "content digest": f"{result['digest']} (unchanged)"})
+
+
 @app.command()
 @_bad_input
 def doctor(as_json: Json = False) -> None:
@@ -397,6 +512,292 @@ def _utc(value: datetime | None) -> datetime | None:
         rounded = value.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         raise ValueError(f"{value} is not a whole hour; the next one is {rounded}")
     return value
+
+
+# -- decisions ----------------------------------------------------------------------------------------------
+
+As = Annotated[str, typer.Option("--as", metavar="ACCOUNT", help="Account that signs, as the policy names it.")]
+RoleOption = Annotated[
+    Literal["team-lead", "platform"] | None,
+    typer.Option("--role", help="Role to sign in; default: the one that is asked for."),
+]
+PlanHash = Annotated[str | None, typer.Option("--plan-hash", help="Plan you looked at; another one is refused.")]
+
+
+@app.command()
+@_bad_input
+def proposals(
+    status: Annotated[str, typer.Option(help="State to list, or 'all'.")] = "proposed", as_json: Json = False
+) -> None:
+    """List recommendations: what is proposed, how risky it is, whose signature it waits for and until when."""
+    from sust_dagster.faces.decisions import list_proposals
+
+    found = list_proposals(_project(), status)
+    if as_json:
+        print_json({"status": status, "proposals": found})
+        return
+    print_rows(f"{len(found)} {status}", [_proposal_row(p) for p in found])
+
+
+def _proposal_row(proposal: dict[str, Any]) -> dict[str, str]:
+    row = {
+        "recommendation": proposal["recommendation_id"],
+        "workload": str(proposal["workload_id"]),
+        "action": str(proposal["action_type"]),
+        "kgCO2e": f"{proposal['est_carbon_delta_kg']:+.3f}",
+        "USD": f"{proposal['est_cost_delta_usd']:+.2f}",
+        "risk": str(proposal["risk_level"]),
+    }
+    if "verdict" not in proposal:
+        return row | {"status": proposal["status"], "approved by": proposal["approved_by"] or ""}
+    joint = " or " if proposal["verdict"] == "needs_review" else " and "
+    waits = joint.join(proposal["waits_for"]) or proposal["verdict"]
+    return row | {
+        "why": ",".join(proposal["risk_reasons"]),
+        "waits for": f"{waits} of {proposal['team_id']}" if proposal["waits_for"] else waits,
+        "until": (proposal["expires_at"] or "")[:16],
+    }
+
+
+@app.command()
+@_bad_input
+def review(as_json: Json = False) -> None:
+    """Decide everything proposed: approve what the policy allows, turn down what it forbids, expire the silent."""
+    from sust_dagster.faces.decisions import review_proposals
+
+    done = review_proposals(_project())
+    if as_json:
+        print_json(done)
+        return
+    counts = {name: str(len(done[name])) for name in ("approved", "rejected", "expired", "waiting")}
+    print_table(f"review under policy {done['policy_version']}", counts)
+    for name in ("rejected", "expired"):
+        print_notices(f"{name} {recommendation}: {why}" for recommendation, why in done[name].items())
+
+
+@app.command()
+@_bad_input
+def approve(
+    recommendations: Annotated[list[str], typer.Argument(help="Ids of recommendations.")],
+    account: As,
+    role: RoleOption = None,
+    reason: Annotated[str, typer.Option(help="Why; recorded with the signature.")] = "",
+    plan_hash: PlanHash = None,
+    as_json: Json = False,
+) -> None:
+    """Sign recommendations as a person; with the last signature a plan needs, it is approved."""
+    from sust_dagster.faces.decisions import approve as sign
+
+    _signed(sign(_project(), recommendations, account, role, reason, plan_hash), as_json)
+
+
+@app.command()
+@_bad_input
+def reject(
+    recommendations: Annotated[list[str], typer.Argument(help="Ids of recommendations.")],
+    account: As,
+    reason: Annotated[str, typer.Option(help="Why; recorded with the signature.")],
+    role: RoleOption = None,
+    plan_hash: PlanHash = None,
+    as_json: Json = False,
+) -> None:
+    """Turn recommendations down as a person; final for these plans. Approved ones that have not begun are withdrawn."""
+    from sust_dagster.faces.decisions import reject as sign
+
+    _signed(sign(_project(), recommendations, account, role, reason, plan_hash), as_json)
+
+
+def _signed(results: list[dict[str, Any]], as_json: bool) -> None:
+    """Print what signatures led to; a refused one is a finding."""
+    refused = [r["refused"] for r in results if "refused" in r]
+    if as_json:
+        print_json({"results": results, "refused": len(refused)})
+    else:
+        rows = {r["recommendation_id"]: _signing(r) for r in results if "refused" not in r}
+        print_table("", rows)
+        for why in refused:
+            say("refused", why, "red")
+    if refused:
+        raise typer.Exit(EXIT_FINDING)
+
+
+def _signing(result: dict[str, Any]) -> str:
+    waits = f", waits for {' and '.join(result['waits_for'])}" if result["waits_for"] else ""
+    return f"{result['state']}, signed as {result['role']}{'' if result['new'] else ' before'}{waits}"
+
+
+policy_app = typer.Typer(help="Versions of the policy: show, compare, propose, sign.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+
+
+@policy_app.command("show")
+@_bad_input
+def policy_show(
+    version: Annotated[int | None, typer.Argument(help="Version; default: the one in force.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a version as the file to edit for the next one."""
+    from sust_dagster.faces.decisions import show_policy
+
+    number, policy, text = show_policy(_project(), version)
+    if as_json:
+        print_json({"version": number, "document_hash": policy.document_hash, "policy": policy.model_dump(mode="json")})
+    else:
+        print(text, end="")  # noqa: T201 - the output of the command
+
+
+@policy_app.command("diff")
+@_bad_input
+def policy_diff(
+    first: Annotated[str, typer.Argument(help="Version or file; alone it is compared with the policy in force.")],
+    second: Annotated[str | None, typer.Argument(help="Version or file to compare it with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the fields that differ between two policies."""
+    from sust_dagster.faces.decisions import diff_policy
+
+    changes = diff_policy(_project(), first, second)
+    if as_json:
+        print_json({"changes": changes})
+    else:
+        print_rows("changes", [{"field": c["field"], "from": str(c["before"]), "to": str(c["after"])} for c in changes])
+
+
+@policy_app.command("propose")
+@_bad_input
+def policy_propose(
+    file: Annotated[Path, typer.Argument(help="Policy file, as `sust policy show` prints it.")],
+    account: As,
+    valid_from: Annotated[
+        datetime | None, typer.Option(help="First instant it applies, UTC; default: once signed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Add a version for two others to sign. Raises an alert."""
+    from sust_dagster.faces.decisions import propose_policy
+
+    _print_version(propose_policy(_project(), file, account, _utc(valid_from)), as_json)
+
+
+@policy_app.command("approve")
+@_bad_input
+def policy_approve(
+    version: Annotated[int, typer.Argument(help="Version to sign.")],
+    account: As,
+    role: RoleOption = None,
+    reason: Annotated[str, typer.Option(help="Why; recorded with the signature.")] = "approved",
+    as_json: Json = False,
+) -> None:
+    """Sign a version; a platform account and another team lead bring it into force. Raises an alert then."""
+    from sust_dagster.faces.decisions import sign_policy
+
+    _print_version(sign_policy(_project(), version, account, "approve", reason, role), as_json)
+
+
+@policy_app.command("reject")
+@_bad_input
+def policy_reject(
+    version: Annotated[int, typer.Argument(help="Version to turn down.")],
+    account: As,
+    reason: Annotated[str, typer.Option(help="Why; recorded with the signature.")],
+    role: RoleOption = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a version down, for good."""
+    from sust_dagster.faces.decisions import sign_policy
+
+    _print_version(sign_policy(_project(), version, account, "reject", reason, role), as_json)
+
+
+@policy_app.command("history")
+@_bad_input
+def policy_history(as_json: Json = False) -> None:
+    """List every version, who wrote and signed it, and where it stands."""
+    from sust_dagster.faces.decisions import policy_history as history
+
+    versions = history(_project())
+    if as_json:
+        print_json({"versions": versions})
+        return
+    print_rows("policy versions", [_version_row(v) for v in versions])
+
+
+def _version_row(version: dict[str, Any]) -> dict[str, str]:
+    return {
+        "version": str(version["version"]),
+        "state": version["state"],
+        "author": version["author"],
+        "signed by": ", ".join(version["signed_by"]),
+        "waits for": " and ".join(version["waits_for"]),
+        "valid from": version["valid_from"][:16],
+        "SHA-256": version["document_hash"][:12],
+    }
+
+
+def _print_version(version: dict[str, Any], as_json: bool) -> None:
+    print_json(version) if as_json else print_table(f"policy {version['version']}", _version_row(version))
+
+
+@app.command()
+@_bad_input
+def alerts(
+    acknowledge: Annotated[list[str] | None, typer.Option(help="Alert you have seen, by id; may be repeated.")] = None,
+    account: Annotated[str | None, typer.Option("--as", metavar="ACCOUNT", help="Account that has seen it.")] = None,
+    text: Annotated[str, typer.Option(help="What you say to it.")] = "seen",
+    everything: Annotated[bool, typer.Option("--all", help="Acknowledged ones too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List alerts nobody has acknowledged, or acknowledge some. An alert is never removed."""
+    from sust_dagster.faces.decisions import acknowledge_alerts, list_alerts
+
+    if acknowledge and not account:
+        raise typer.BadParameter("say who has seen it", param_hint="--as")
+    if acknowledge and account:
+        noted = acknowledge_alerts(_project(), acknowledge, account, text)
+        print_json({"acknowledged": noted}) if as_json else print_table("", {"acknowledged": str(noted)})
+        return
+    found = list_alerts(_project(), everything)
+    if as_json:
+        print_json({"alerts": found})
+        return
+    rows = [
+        {"alert": a["alert_id"], "raised": a["raised_at"][:16], "kind": a["kind"], "text": a["text"]} for a in found
+    ]
+    print_rows(f"{len(found)} alerts", rows)
+
+
+@app.command()
+@_bad_input
+def backtest(
+    grid: Annotated[list[str], typer.Option(help="Grid file or folder; may be repeated.")],
+    hour: Annotated[int, typer.Option(min=0, max=23, help="Hour of issue, UTC.")] = 3,
+    days: Annotated[int, typer.Option(min=1, help="Issues to score: the last so many days.")] = 365,
+    zone: Annotated[list[str] | None, typer.Option(help="Region or zone to score; default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet file for every score, by region or zone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score the intensity forecast and its peers on the last days of grid files: MAPE, intervals, captured share."""
+    from sust_dagster.faces.backtest import SHOWN, backtest_files, means
+
+    scores = backtest_files(grid, hour=hour, days=days, zones=zone or [], out=out)
+    found = means(scores)
+    if as_json:
+        print_json({"days": days, "hour": hour, "means": found, "scores": scores.to_pylist()})
+        return
+
+    def cell(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    rows = [
+        {
+            "model": r["model"],
+            "band": r["band"],
+            "regions": str(r["regions"]),
+            **{h: cell(r[n]) for n, h in SHOWN.items()},
+        }
+        for r in found
+    ]
+    print_rows(f"mean over regions, {days} issues at {hour:02d}:00 UTC", rows)
 
 
 def main() -> None:

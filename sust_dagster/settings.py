@@ -47,6 +47,12 @@ class Project(BaseSettings):
     instruments: str = Field("", description="CSV of market instruments for market-based accounting")
     method: str = Field("simple/v1", description="accounting method and version")
 
+    workloads: str = Field("", description="register of workloads: data size, latency limit, allowed regions, ...")
+    prices: str = Field("", description="prices file: region, usd_per_vcpu_hour[, ts]")
+    egress: str = Field("", description="egress file: from_region, to_region, usd_per_gb")
+    latency: str = Field("", description="latency file: from_region, to_region, rtt_ms")
+    capacity: str = Field("", description="capacity file: region, vcpus[, ts]")
+
     start: datetime = Field(SIMULATION_START, description="first hour of the project, UTC")
     end: datetime | None = Field(None, description="end of the project's hours, exclusive; none: up to now")
     seed: int = Field(42, description="seed of the simulated cloud")
@@ -96,6 +102,11 @@ class Project(BaseSettings):
             return self.end
         now = now or datetime.now(UTC)
         return now.replace(minute=0, second=0, microsecond=0)
+
+    def present(self, now: datetime | None = None) -> datetime:
+        """The project's present: one that has ended stays at its end."""
+        now = now or datetime.now(UTC)
+        return now if self.end is None else min(now, self.end)
 
     def save(self) -> Path:
         """Write ``sust.toml``: only what differs from the defaults, with each knob's meaning beside it."""

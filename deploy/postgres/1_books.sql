@@ -18,6 +18,53 @@ COMMENT ON COLUMN access_log.verb IS 'read, write, propose, approve, execute, ve
 COMMENT ON COLUMN access_log.allowed IS 'whether it was allowed';
 COMMENT ON COLUMN access_log.detail IS 'range or key';
 COMMENT ON COLUMN access_log.occurred_at IS 'when';
+CREATE TABLE alerts (
+	alert_id TEXT NOT NULL, 
+	sequence BIGINT NOT NULL, 
+	event TEXT NOT NULL, 
+	kind TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	text TEXT NOT NULL, 
+	agent TEXT NOT NULL, 
+	actor TEXT NOT NULL, 
+	occurred_at TIMESTAMP WITH TIME ZONE NOT NULL, 
+	PRIMARY KEY (alert_id, sequence)
+);
+COMMENT ON TABLE alerts IS 'What people should look at, append-only: an alert is raised once and acknowledged by a later event.';
+COMMENT ON COLUMN alerts.alert_id IS 'UUIDv5 of kind and subject: the same finding raises one alert';
+COMMENT ON COLUMN alerts.sequence IS '0 raised, 1 acknowledged';
+COMMENT ON COLUMN alerts.event IS 'raised or acknowledged';
+COMMENT ON COLUMN alerts.kind IS 'policy_changed, policy_proposed, approval_wanted, ...';
+COMMENT ON COLUMN alerts.subject IS 'what it is about: a policy version, a recommendation, ...';
+COMMENT ON COLUMN alerts.text IS 'what a person should know; on an acknowledgement, what they say';
+COMMENT ON COLUMN alerts.agent IS 'agent that wrote the event';
+COMMENT ON COLUMN alerts.actor IS 'who raised or acknowledged it: an agent or an account';
+COMMENT ON COLUMN alerts.occurred_at IS 'when';
+CREATE TABLE approvals (
+	approval_id TEXT NOT NULL, 
+	recommendation_id TEXT NOT NULL, 
+	plan_hash TEXT NOT NULL, 
+	signer TEXT NOT NULL, 
+	role TEXT NOT NULL, 
+	verdict TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	policy_version BIGINT NOT NULL, 
+	signed_at TIMESTAMP WITH TIME ZONE NOT NULL, 
+	expires_at TIMESTAMP WITH TIME ZONE, 
+	PRIMARY KEY (approval_id)
+);
+CREATE INDEX approvals_lookup ON approvals (recommendation_id, plan_hash);
+COMMENT ON TABLE approvals IS 'One row per signature of a person on a plan, append-only; what the transitions of decision_events rest on.';
+COMMENT ON COLUMN approvals.approval_id IS 'UUIDv5 of recommendation, plan, signer, role, verdict and count';
+COMMENT ON COLUMN approvals.recommendation_id IS 'the recommendation';
+COMMENT ON COLUMN approvals.plan_hash IS 'the plan that was signed; another plan needs another signature';
+COMMENT ON COLUMN approvals.signer IS 'account that signed';
+COMMENT ON COLUMN approvals.role IS 'role it signed in: team-lead or platform';
+COMMENT ON COLUMN approvals.verdict IS 'approve or reject';
+COMMENT ON COLUMN approvals.reason IS 'why';
+COMMENT ON COLUMN approvals.policy_version IS 'policy in force; a signature counts under this one only';
+COMMENT ON COLUMN approvals.signed_at IS 'when';
+COMMENT ON COLUMN approvals.expires_at IS 'first instant an approval counts no more; a rejection never ends';
 CREATE TABLE decision_events (
 	event_id TEXT NOT NULL, 
 	recommendation_id TEXT NOT NULL, 
@@ -172,15 +219,39 @@ CREATE TABLE policies (
 	created_at TIMESTAMP WITH TIME ZONE NOT NULL, 
 	PRIMARY KEY (policy_id, version)
 );
-COMMENT ON TABLE policies IS 'Typed policy versions, append-only.';
+COMMENT ON TABLE policies IS 'Typed policy versions, append-only; policy_reviews says which are approved.';
 COMMENT ON COLUMN policies.policy_id IS 'policy';
 COMMENT ON COLUMN policies.version IS '1, 2, ...';
 COMMENT ON COLUMN policies.document IS 'canonical JSON of the typed policy';
 COMMENT ON COLUMN policies.document_hash IS 'SHA-256 of document';
 COMMENT ON COLUMN policies.author IS 'who wrote it';
-COMMENT ON COLUMN policies.approved_by IS 'who signed it, null while a draft';
+COMMENT ON COLUMN policies.approved_by IS '''release'' on a first version that came with it; else null, see policy_reviews';
 COMMENT ON COLUMN policies.valid_from IS 'first instant it applies';
 COMMENT ON COLUMN policies.created_at IS 'when it was written';
+CREATE TABLE policy_reviews (
+	review_id TEXT NOT NULL, 
+	policy_id TEXT NOT NULL, 
+	version BIGINT NOT NULL, 
+	document_hash TEXT NOT NULL, 
+	signer TEXT NOT NULL, 
+	role TEXT NOT NULL, 
+	verdict TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	policy_version BIGINT NOT NULL, 
+	signed_at TIMESTAMP WITH TIME ZONE NOT NULL, 
+	PRIMARY KEY (review_id)
+);
+COMMENT ON TABLE policy_reviews IS 'One row per signature of a person on a policy version, append-only; a version is in force by these.';
+COMMENT ON COLUMN policy_reviews.review_id IS 'UUIDv5 of policy, version, signer, verdict and policy_version';
+COMMENT ON COLUMN policy_reviews.policy_id IS 'policy';
+COMMENT ON COLUMN policy_reviews.version IS 'version that was signed';
+COMMENT ON COLUMN policy_reviews.document_hash IS 'SHA-256 of the document that was signed';
+COMMENT ON COLUMN policy_reviews.signer IS 'account that signed';
+COMMENT ON COLUMN policy_reviews.role IS 'role it signed in: team-lead or platform';
+COMMENT ON COLUMN policy_reviews.verdict IS 'approve or reject';
+COMMENT ON COLUMN policy_reviews.reason IS 'why';
+COMMENT ON COLUMN policy_reviews.policy_version IS 'version in force when it was signed; a signature counts under this one only';
+COMMENT ON COLUMN policy_reviews.signed_at IS 'when';
 CREATE TABLE factor_reviews (
 	review_id TEXT NOT NULL, 
 	factor_id TEXT NOT NULL, 
@@ -203,13 +274,16 @@ CREATE OR REPLACE FUNCTION sust_append_only() RETURNS trigger LANGUAGE plpgsql A
 CREATE OR REPLACE TRIGGER emission_factors_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON emission_factors FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER factor_reviews_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON factor_reviews FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER decision_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON decision_events FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
+CREATE OR REPLACE TRIGGER approvals_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON approvals FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER points_ledger_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON points_ledger FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER nudges_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON nudges FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER policies_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON policies FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
+CREATE OR REPLACE TRIGGER policy_reviews_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON policy_reviews FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
+CREATE OR REPLACE TRIGGER alerts_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON alerts FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER outbox_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON outbox FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER access_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON access_log FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
 CREATE OR REPLACE TRIGGER log_commitments_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON log_commitments FOR EACH STATEMENT EXECUTE FUNCTION sust_append_only();
-CREATE OR REPLACE FUNCTION sust_decision_transition() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF ((NEW.from_status IS NULL AND NEW.to_status = 'proposed' AND NEW.agent = 'planner') OR (NEW.from_status = 'proposed' AND NEW.to_status = 'approved' AND NEW.agent = 'governance') OR (NEW.from_status = 'proposed' AND NEW.to_status = 'rejected' AND NEW.agent = 'governance') OR (NEW.from_status = 'proposed' AND NEW.to_status = 'expired' AND NEW.agent = 'governance') OR (NEW.from_status = 'approved' AND NEW.to_status = 'executing' AND NEW.agent = 'executor') OR (NEW.from_status = 'approved' AND NEW.to_status = 'expired' AND NEW.agent = 'governance') OR (NEW.from_status = 'executing' AND NEW.to_status = 'executed' AND NEW.agent = 'executor') OR (NEW.from_status = 'executing' AND NEW.to_status = 'failed' AND NEW.agent = 'executor') OR (NEW.from_status = 'executed' AND NEW.to_status = 'verified' AND NEW.agent = 'verifier')) IS NOT TRUE THEN RAISE EXCEPTION 'decision_events refused, no such transition for this agent'; END IF; IF NEW.sequence <> (SELECT count(*) FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id) THEN RAISE EXCEPTION 'decision_events refused, its sequence is not the next'; END IF; IF NEW.from_status IS DISTINCT FROM (SELECT e.to_status FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id ORDER BY e.sequence DESC LIMIT 1) THEN RAISE EXCEPTION 'decision_events refused, its from_status is not the state'; END IF; IF NEW.actor <> NEW.agent AND NEW.actor IN ('ingestor', 'accountant', 'planner', 'governance', 'executor', 'verifier', 'learner', 'copilot') THEN RAISE EXCEPTION 'decision_events refused, its actor is another agent'; END IF; IF NEW.plan_hash IS NULL AND NEW.to_status IN ('proposed', 'approved', 'executing') THEN RAISE EXCEPTION 'decision_events refused, it must name the plan it is about'; END IF; IF NEW.plan_hash <> (SELECT e.plan_hash FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id AND e.sequence = 0) THEN RAISE EXCEPTION 'decision_events refused, it is about another plan than proposed'; END IF; IF NEW.to_status IN ('proposed', 'approved', 'executing') AND EXISTS (SELECT 1 FROM decision_events e WHERE e.to_status = 'rejected' AND e.plan_hash = NEW.plan_hash AND e.actor NOT IN ('ingestor', 'accountant', 'planner', 'governance', 'executor', 'verifier', 'learner', 'copilot')) THEN RAISE EXCEPTION 'decision_events refused, a person rejected this plan'; END IF; RETURN NEW; END $$;
+CREATE OR REPLACE FUNCTION sust_decision_transition() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF ((NEW.from_status IS NULL AND NEW.to_status = 'proposed' AND NEW.agent = 'planner') OR (NEW.from_status = 'proposed' AND NEW.to_status = 'approved' AND NEW.agent = 'governance') OR (NEW.from_status = 'proposed' AND NEW.to_status = 'rejected' AND NEW.agent = 'governance') OR (NEW.from_status = 'proposed' AND NEW.to_status = 'expired' AND NEW.agent = 'governance') OR (NEW.from_status = 'approved' AND NEW.to_status = 'executing' AND NEW.agent = 'executor') OR (NEW.from_status = 'approved' AND NEW.to_status = 'expired' AND NEW.agent = 'governance') OR (NEW.from_status = 'executing' AND NEW.to_status = 'executed' AND NEW.agent = 'executor') OR (NEW.from_status = 'executing' AND NEW.to_status = 'failed' AND NEW.agent = 'executor') OR (NEW.from_status = 'executed' AND NEW.to_status = 'verified' AND NEW.agent = 'verifier')) IS NOT TRUE THEN RAISE EXCEPTION 'decision_events refused, no such transition for this agent'; END IF; IF NEW.sequence <> (SELECT count(*) FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id) THEN RAISE EXCEPTION 'decision_events refused, its sequence is not the next'; END IF; IF NEW.from_status IS DISTINCT FROM (SELECT e.to_status FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id ORDER BY e.sequence DESC LIMIT 1) THEN RAISE EXCEPTION 'decision_events refused, its from_status is not the state'; END IF; IF NEW.actor <> NEW.agent AND NEW.actor IN ('ingestor', 'accountant', 'planner', 'governance', 'executor', 'verifier', 'learner', 'copilot') THEN RAISE EXCEPTION 'decision_events refused, its actor is another agent'; END IF; IF NEW.plan_hash IS NULL AND NEW.to_status IN ('proposed', 'approved', 'executing') THEN RAISE EXCEPTION 'decision_events refused, it must name the plan it is about'; END IF; IF NEW.plan_hash <> (SELECT e.plan_hash FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id AND e.sequence = 0) THEN RAISE EXCEPTION 'decision_events refused, it is about another plan than proposed'; END IF; IF NEW.to_status IN ('proposed', 'approved', 'executing') AND EXISTS (SELECT 1 FROM decision_events e WHERE e.to_status = 'rejected' AND e.plan_hash = NEW.plan_hash AND e.actor NOT IN ('ingestor', 'accountant', 'planner', 'governance', 'executor', 'verifier', 'learner', 'copilot')) THEN RAISE EXCEPTION 'decision_events refused, a person rejected this plan'; END IF; IF NEW.to_status = 'approved' AND coalesce((SELECT (e.payload)::jsonb ->> 'risk_level' FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id AND e.sequence = 0), 'unknown') NOT IN ('low', 'medium') AND (SELECT count(DISTINCT s.signer) FROM approvals s WHERE s.recommendation_id = NEW.recommendation_id AND s.plan_hash = NEW.plan_hash AND s.verdict = 'approve' AND s.expires_at > NEW.occurred_at AND s.signer NOT IN ('ingestor', 'accountant', 'planner', 'governance', 'executor', 'verifier', 'learner', 'copilot') AND s.signer <> (SELECT e.actor FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id AND e.sequence = 0)) < 2 THEN RAISE EXCEPTION 'decision_events refused, a high-risk plan needs the signatures of two people'; END IF; RETURN NEW; END $$;
 CREATE OR REPLACE TRIGGER decision_events_transition BEFORE INSERT ON decision_events FOR EACH ROW EXECUTE FUNCTION sust_decision_transition();
 CREATE OR REPLACE VIEW decision_log WITH (security_invoker = true) AS
 SELECT
@@ -228,7 +302,7 @@ SELECT
   (SELECT e.to_status FROM decision_events e WHERE e.recommendation_id = p.recommendation_id ORDER BY e.sequence DESC LIMIT 1) AS status,
   p.occurred_at AS proposed_at,
   a.occurred_at AS approved_at,
-  a.actor AS approved_by,
+  coalesce((SELECT string_agg(s.signer, ', ' ORDER BY s.signed_at, s.signer) FROM approvals s WHERE s.recommendation_id = a.recommendation_id AND s.plan_hash = a.plan_hash AND s.verdict = 'approve' AND s.policy_version = a.policy_version AND s.signed_at <= a.occurred_at AND s.expires_at > a.occurred_at), a.actor) AS approved_by,
   x.occurred_at AS executed_at,
   (SELECT (e.payload)::jsonb ->> 'execution_ref' FROM decision_events e WHERE e.recommendation_id = p.recommendation_id AND (e.payload)::jsonb ->> 'execution_ref' IS NOT NULL ORDER BY e.sequence DESC LIMIT 1) AS execution_ref,
   (p.payload)::jsonb ->> 'risk_level' AS risk_level
@@ -237,4 +311,4 @@ LEFT JOIN decision_events a ON a.recommendation_id = p.recommendation_id AND a.t
 LEFT JOIN decision_events x ON x.recommendation_id = p.recommendation_id AND x.to_status = 'executed'
 WHERE p.to_status = 'proposed';
 CREATE TABLE books_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
-INSERT INTO books_version VALUES ('0001');
+INSERT INTO books_version VALUES ('0002');

@@ -26,6 +26,7 @@ from rich.progress import Progress
 from sust_dagster import reference
 from sust_dagster.agents.accountant import account_stream
 from sust_dagster.agents.ingestor import Ingestion, IngestOptions, IngestResult, ingest
+from sust_dagster.agents.ingestor.sorting import POSITIONS
 from sust_dagster.connectors.billing import BillingError, FileBilling, load_mapping
 from sust_dagster.connectors.billing.errors import UnknownFormatError
 from sust_dagster.connectors.grid import GapPolicy, IntensityMethod, StaticGrid, open_grid
@@ -61,7 +62,7 @@ def ingest_files(
         for result in _followed(run, bars, "ingest"):
             costs.add(result.ledger)
             output.write(result.ledger)
-            output.quarantine(result.quarantine)
+            output.quarantine(result)
     return {
         **_counts(run),
         "cost_usd": costs.usd,
@@ -106,7 +107,7 @@ def account_files(
 
         def ledgers() -> Iterator[pa.Table]:
             for result in _followed(run, bars, "ingest and account"):
-                output.quarantine(result.quarantine)
+                output.quarantine(result)
                 costs.add(result.ledger)
                 if result.ledger.num_rows:
                     yield result.ledger
@@ -275,7 +276,7 @@ class _Output:
     """The result file and the quarantine beside it, both put in place at the end.
 
     Text comes as dictionaries, which Parquet writes cheaply; without Arrow's own schema in the file, every reader
-    sees plain strings.
+    sees plain strings. The quarantine also says in which file and row each record stands, for whoever mends it.
     """
 
     def __init__(self, out: Path, schema: pa.Schema) -> None:
@@ -289,7 +290,7 @@ class _Output:
         with ExitStack() as opening:
             self._part = opening.enter_context(replaced(self._out))
             part = opening.enter_context(replaced(quarantine_path(self._out)))
-            self._rejected_schema = QUARANTINE.arrow.remove_metadata()
+            self._rejected_schema = pa.schema([*QUARANTINE.arrow, *POSITIONS]).remove_metadata()
             self._rejected = opening.enter_context(pq.ParquetWriter(part, self._rejected_schema, compression="zstd"))
             opening.push(self._close)
             self._stack = opening.pop_all()
@@ -301,8 +302,11 @@ class _Output:
         if table.num_rows and self._writer is not None:
             self._writer.write_table(table.cast(self._cast))
 
-    def quarantine(self, table: pa.Table) -> None:
+    def quarantine(self, result: IngestResult) -> None:
+        table = result.quarantine
         if table.num_rows:
+            for name in POSITIONS.names:
+                table = table.append_column(name, result.quarantine_at.column(name))
             self._rejected.write_table(table.cast(self._rejected_schema))
 
     def _open(self, given: pa.Schema) -> None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 from rich.progress import Progress
 
-from sust_dagster.faces.runs import missing_ranges, open_instance, run_job
+from sust_dagster.faces.hours import missing_ranges
+from sust_dagster.faces.runs import open_instance, run_job
 from sust_dagster.orchestration.assets.marts import DBT_PROJECT
 from sust_dagster.orchestration.build import build_defs
 from sust_dagster.orchestration.jobs import HOURLY_ASSETS
@@ -86,12 +87,12 @@ def run_restatement(
     before = lake.version("emissions")
     if before is None:
         raise ValueError(f"{project.root} has no emissions to restate; run `sust backfill` first")
-    resource = ProjectResource(root=str(project.root))
     if factors is not None:
         now = datetime.now(UTC)
-        proposed = resource.factor_store.propose(_read_factors(factors), now=now)
-        for factor_id in proposed.column("factor_id").to_pylist():
-            resource.factor_store.review(factor_id, "activate", reviewer=reviewer, reason=reason, now=now)
+        with ProjectResource(root=str(project.root)) as resource:
+            proposed = resource.factor_store.propose(_read_factors(factors), now=now)
+            for factor_id in proposed.column("factor_id").to_pylist():
+                resource.factor_store.review(factor_id, "activate", reviewer=reviewer, reason=reason, now=now)
     defs = build_defs(project, with_marts=False)
     with open_instance(project) as instance:
         _run_hours(defs, instance, window, reason, bars, job="restate_emissions", tables=1)

@@ -127,6 +127,19 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
         stdout.print(f"  {name:<{width}}  {value}", markup=False, soft_wrap=True)
 
 
+def print_rows(title: str, rows: Sequence[Mapping[str, str]], empty: str = "none") -> None:
+    """Rows with the same columns under each other, the column names above."""
+    stdout.print(title, style="bold", markup=False, soft_wrap=True)
+    if not rows:
+        stdout.print(f"  {empty}", markup=False, soft_wrap=True)
+        return
+    lines = [{name: name for name in rows[0]}, *rows]
+    widths = {name: max(len(line[name]) for line in lines) for name in rows[0]}
+    for line in lines:
+        text = "  ".join(f"{line[name]:<{width}}" for name, width in widths.items())
+        stdout.print(f"  {text.rstrip()}", markup=False, soft_wrap=True)
+
+
 class Checked(Protocol):
     """What a check found, as ``faces.doctor.Finding``: whether all is well, what was seen, what would mend it."""
 

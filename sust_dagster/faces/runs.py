@@ -1,7 +1,7 @@
 """Dagster runs without a server: the project's own instance, driven in this process.
 
-Belongs here: opening the instance, which hours are done, running a range as one run, and clearing what a killed
-process left behind. The assets and what they do belong to the orchestration.
+Belongs here: opening the instance, running a range as one run, and clearing what a killed process left behind.
+Which hours are done is said in ``hours``; the assets and what they do belong to the orchestration.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import io
 import logging
 import os
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
 
 from sust_dagster.orchestration.event_log import SETTING as EVENT_LOG_SETTING
-from sust_dagster.orchestration.jobs import HOURLY_ASSETS
-from sust_dagster.orchestration.partitions import hour_key, range_tags
+from sust_dagster.orchestration.partitions import range_tags
 from sust_dagster.settings import Project
 
 _PROCESS_TAG = "sust/process"
@@ -122,28 +121,6 @@ def _is_gone(process: str) -> bool:
     except PermissionError:
         pass
     return False
-
-
-def done_hours(instance: dg.DagsterInstance, assets: Sequence[str] = HOURLY_ASSETS) -> set[str]:
-    """Partition keys that every one of the hourly assets has materialised."""
-    done = [set(instance.get_materialized_partitions(dg.AssetKey(a))) for a in assets]
-    return set.intersection(*done)
-
-
-def missing_ranges(instance: dg.DagsterInstance, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-    """The runs of consecutive hours in ``[start, end)`` that are not done yet."""
-    done = done_hours(instance)
-    ranges: list[tuple[datetime, datetime]] = []
-    at = start
-    while at < end:
-        following = at + timedelta(hours=1)
-        if hour_key(at) not in done:
-            if ranges and ranges[-1][1] == at:
-                ranges[-1] = (ranges[-1][0], following)
-            else:
-                ranges.append((at, following))
-        at = following
-    return ranges
 
 
 def run_job(

@@ -16,8 +16,8 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from sust_dagster.orchestration import checks, jobs, partitions, schedules  # noqa: E402
-from sust_dagster.orchestration.assets import marts, model, sense  # noqa: E402
+from sust_dagster.orchestration import checks, jobs, partitions, schedules, sensors  # noqa: E402
+from sust_dagster.orchestration.assets import decide, marts, model, sense  # noqa: E402
 from sust_dagster.orchestration.io_managers import LakeIOManager  # noqa: E402
 from sust_dagster.orchestration.resources import ProjectResource  # noqa: E402
 from sust_dagster.settings import Project, load_project  # noqa: E402
@@ -34,15 +34,21 @@ def build_defs(
     ``resources`` replace the default ones by key. ``with_marts=False`` leaves dbt out: it takes seconds to parse.
     """
     project = project or load_project()
-    hourly = partitions.hourly(project)
+    hourly, daily = partitions.hourly(project), partitions.daily(project)
     world = ProjectResource(root=str(project.root))
-    job_list = jobs.build(hourly, with_marts=with_marts)
+    job_list = jobs.build(hourly, daily, with_marts=with_marts)
     by_name = {job.name: job for job in job_list}
     return dg.Definitions(
-        assets=[*sense.build(hourly), *model.build(hourly), *(marts.build() if with_marts else ())],
+        assets=[
+            *sense.build(hourly),
+            *model.build(hourly),
+            *decide.build(daily),
+            *(marts.build() if with_marts else ()),
+        ],
         asset_checks=checks.build(hourly, project),
         jobs=job_list,
         schedules=schedules.build(project, by_name),
+        sensors=sensors.build(by_name),
         resources={
             "project": world,
             "lake": LakeIOManager(project=world),

@@ -9,15 +9,24 @@ from typing import Any
 
 import dagster as dg
 
+from sust_dagster.orchestration import compaction, reviews
+
+#: How far back late bills and revised grid data are looked for, days.
+RECONCILE_DAYS = 3
 #: What ``define_asset_job`` returns; the type has no public name.
 AssetJob = Any
 
 HOURLY_ASSETS = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions")
 
 
-def build(hourly: dg.PartitionsDefinition, *, with_marts: bool = True) -> list[AssetJob]:
+DAILY_ASSETS = ("grid_forecast", "upcoming_jobs", "recommendations", "placements", "decision_events")
+
+
+def build(
+    hourly: dg.PartitionsDefinition, daily: dg.PartitionsDefinition, *, with_marts: bool = True
+) -> list[AssetJob]:
     """The jobs of the loop."""
-    jobs = [
+    jobs: list[AssetJob] = [
         dg.define_asset_job(
             "hourly_sense_and_model",
             selection=dg.AssetSelection.assets(*HOURLY_ASSETS),
@@ -31,11 +40,18 @@ def build(hourly: dg.PartitionsDefinition, *, with_marts: bool = True) -> list[A
             description="Account hours again, with the factors active now, from the ledger as it stands.",
         ),
         dg.define_asset_job(
+            "daily_plan",
+            selection=dg.AssetSelection.assets(*DAILY_ASSETS),
+            partitions_def=daily,
+            description="Forecast, expect, plan, propose, and decide what needs nobody; people sign the rest.",
+        ),
+        dg.define_asset_job(
             "factors",
             selection=dg.AssetSelection.assets("emission_factors"),
             description="Install the factors shipped with this release where they are missing.",
         ),
     ]
+    jobs += [compaction.build(RECONCILE_DAYS), reviews.build()]
     if with_marts:
         jobs.append(
             dg.define_asset_job(

@@ -27,6 +27,29 @@ def hourly(project: Project) -> dg.HourlyPartitionsDefinition:
     )
 
 
+def daily(project: Project) -> dg.DailyPartitionsDefinition:
+    """Every day that begins within the project's hours; of a live project, up to today: its plan is made at 03:00."""
+    first = project.start.replace(hour=0)
+    if first < project.start:
+        first += timedelta(days=1)
+    # The day the project ends in is a day of it.
+    last = None if project.end is None else (project.end + timedelta(hours=23)).replace(hour=0)
+    ahead = 1
+    if project.source == "simulated" and last is not None:
+        ahead = max(1, -((datetime.now(UTC) - last) // timedelta(days=1)))
+    return dg.DailyPartitionsDefinition(start_date=first, end_date=last, timezone="UTC", end_offset=ahead)
+
+
+def days_of(start: datetime, end: datetime) -> list[datetime]:
+    """The days of a window of whole days."""
+    return [start + timedelta(days=d) for d in range((end - start).days)]
+
+
+def day_key(day: datetime) -> str:
+    """Partition key of a day (UTC)."""
+    return day.strftime("%Y-%m-%d")
+
+
 def hour_key(instant: datetime) -> str:
     """Partition key of the hour that starts at ``instant`` (UTC)."""
     return instant.strftime("%Y-%m-%d-%H:%M")
@@ -34,7 +57,9 @@ def hour_key(instant: datetime) -> str:
 
 def range_tags(start: datetime, end: datetime) -> dict[str, str]:
     """Run tags that make one run cover the hours of ``[start, end)``."""
-    return {
-        "dagster/asset_partition_range_start": hour_key(start),
-        "dagster/asset_partition_range_end": hour_key(end - timedelta(hours=1)),
-    }
+    return key_range_tags(hour_key(start), hour_key(end - timedelta(hours=1)))
+
+
+def key_range_tags(first: str, last: str) -> dict[str, str]:
+    """Run tags that make one run cover the partitions from ``first`` to ``last``, both included."""
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}

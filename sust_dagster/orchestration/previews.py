@@ -67,9 +67,12 @@ def by_hour_of_day(table: pa.Table, time_column: str, value_column: str) -> np.n
     return np.bincount(hours, weights=values, minlength=24)
 
 
-def top_table(table: pa.Table, by: str, value: str, unit: str, *, rows: int = 6) -> dg.MetadataValue:
-    """Markdown table of the largest groups."""
-    grouped = table.group_by(by).aggregate([(value, "sum")]).sort_by([(f"{value}_sum", "descending")]).slice(0, rows)
+def top_table(
+    table: pa.Table, by: str, value: str, unit: str, *, rows: int = 6, ascending: bool = False
+) -> dg.MetadataValue:
+    """Markdown table of the largest groups (``ascending``: of the smallest, as the greatest reductions are)."""
+    order = "ascending" if ascending else "descending"
+    grouped = table.group_by(by).aggregate([(value, "sum")]).sort_by([(f"{value}_sum", order)]).slice(0, rows)
     lines = [
         f"| {k} | {v:,.3f} |"
         for k, v in zip(*(c.to_pylist() for c in (grouped[by], grouped[f"{value}_sum"])), strict=True)
@@ -77,8 +80,25 @@ def top_table(table: pa.Table, by: str, value: str, unit: str, *, rows: int = 6)
     return dg.MetadataValue.md(f"| {by} | {value} [{unit}] |\n|---|---:|\n" + "\n".join(lines))
 
 
-def line_plot(series: Mapping[str, tuple[Any, Any]], ylabel: str) -> dg.MetadataValue:
-    """A drawn plot as Markdown with an inlined PNG; one line per named series."""
+def forecast_plot(table: pa.Table) -> dg.MetadataValue:
+    """Fan of a forecast: the point as a line and its 90 % interval as a band, by region, in g/kWh."""
+    bands: dict[str, tuple[Any, Any]] = {}
+    lines: dict[str, tuple[Any, Any]] = {}
+    for region in pc.unique(table.column("region")).to_pylist()[:6]:
+        rows = table.filter(pc.equal(table.column("region"), region)).sort_by("ts")
+        low, mid, high = (
+            pc.multiply(rows.column(name), 1000).to_numpy()
+            for name in ("intensity_p05", "intensity_kgco2_kwh", "intensity_p95")
+        )
+        lines[region] = (rows.column("ts").to_numpy(), mid)
+        bands[region] = (low, high)
+    return line_plot(lines, "gCO2e/kWh", bands)
+
+
+def line_plot(
+    series: Mapping[str, tuple[Any, Any]], ylabel: str, bands: Mapping[str, tuple[Any, Any]] | None = None
+) -> dg.MetadataValue:
+    """A drawn plot as Markdown with an inlined PNG; one line per named series, with its band (low, high) if any."""
     from matplotlib.figure import Figure
 
     colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -86,6 +106,8 @@ def line_plot(series: Mapping[str, tuple[Any, Any]], ylabel: str) -> dg.Metadata
     axes = figure.subplots()
     for (name, (x, y)), colour in zip(series.items(), colours, strict=False):
         axes.plot(x, y, label=name, color=colour, linewidth=1)
+        if bands:
+            axes.fill_between(x, *bands[name], color=colour, alpha=0.2, linewidth=0)
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import pairwise
+from typing import Self
 
 import dagster as dg
 import pyarrow as pa
@@ -28,9 +29,27 @@ from sust_dagster.world.schemas import Agent
 
 
 class ProjectResource(dg.ConfigurableResource):
-    """The project in ``root``: its settings, its world and its sources."""
+    """The project in ``root``: its settings, its world and its sources.
+
+    Dagster closes it when a run ends; whoever makes one of their own uses it in a ``with`` block.
+    """
 
     root: str
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
+        self.close()
+
+    def close(self) -> None:
+        """Write down the last reads and close the books, if they were opened; they open again when needed."""
+        world = self.__dict__.pop("world", None)
+        if world is not None:
+            world.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @cached_property
     def project(self) -> Project:

@@ -9,12 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from sust_dagster.orchestration.jobs import AssetJob
+from sust_dagster.orchestration.jobs import RECONCILE_DAYS, AssetJob
 from sust_dagster.orchestration.partitions import range_tags
 from sust_dagster.settings import Project
-
-#: How far back late bills and revised grid data are looked for, days.
-RECONCILE_DAYS = 3
 
 
 def build(project: Project, jobs: dict[str, AssetJob]) -> list[Any]:
@@ -37,6 +34,19 @@ def build(project: Project, jobs: dict[str, AssetJob]) -> list[Any]:
             hourly_job, name="hourly_sense_and_model", minute_of_hour=5, description="The hour that just ended."
         ),
         reconcile_late_data,
+        dg.build_schedule_from_partitioned_job(
+            jobs["daily_plan"],
+            name="daily_plan",
+            hour_of_day=3,
+            description="The plan of the day: forecasts, recommendations, and the decisions that need nobody.",
+        ),
+        dg.ScheduleDefinition(
+            name="compact_lake",
+            job=jobs["compact_lake"],
+            cron_schedule="15 4 * * 0",
+            execution_timezone="UTC",
+            description="Once a week, when nothing else writes.",
+        ),
     ]
     if "daily_marts" in jobs:
         schedules.append(

@@ -36,7 +36,7 @@ from sust_dagster.simulator.regions import REGION_IDS
 from sust_dagster.simulator.replay import Replay, ReplayedGrid
 from sust_dagster.simulator.runs import Runs, Scheduler, slices_of
 from sust_dagster.simulator.truth import FactorErrors
-from sust_dagster.simulator.workloads import Workload, catalogue, catalogue_table
+from sust_dagster.simulator.workloads import Workload, catalogue, catalogue_table, metrics_table
 
 #: Hours of bill made in one piece: what a long range holds in memory besides its result.
 BATCH_HOURS = 14 * 24
@@ -87,6 +87,10 @@ class FakeCloud:
     def workloads(self) -> pa.Table:
         """The catalogue: one row per workload (``workloads.WORKLOAD_SCHEMA``)."""
         return catalogue_table(self.catalogue)
+
+    def metrics(self) -> pa.Table:
+        """What monitoring sees: ``workload_id, utilisation_p95`` (``workloads.metrics_table``)."""
+        return metrics_table(self.seed, self.catalogue)
 
     def jobs(self, start: datetime, end: datetime) -> pa.Table:
         """Jobs REQUESTED in ``[start, end)``, sorted by (requested_at, job_id); whole UTC hours.

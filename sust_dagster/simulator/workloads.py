@@ -179,6 +179,17 @@ def catalogue_table(workloads: tuple[Workload, ...]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=WORKLOAD_SCHEMA)
 
 
+def metrics_table(seed: int, workloads: tuple[Workload, ...]) -> pa.Table:
+    """What monitoring sees of each workload: ``workload_id, utilisation_p95``.
+
+    The 95 % quantile of CPU utilisation is the hidden needed share, read with an error of 3 % of its value.
+    """
+    stream = Stream.of(seed, "monitoring")
+    error = stream.normals(np.array([w.address for w in workloads]))
+    seen = np.clip(np.array([w.needed_share for w in workloads]) * (1.0 + 0.03 * error), 0.0, 1.0)
+    return pa.table({"workload_id": [w.workload_id for w in workloads], "utilisation_p95": np.round(seen, 3)})
+
+
 WORKLOAD_SCHEMA = pa.schema(
     {
         "workload_id": pa.string(),

@@ -25,14 +25,11 @@ import sqlalchemy as sa
 
 from sust_dagster.world.books import AppendResult, Books, Rows, Transaction, Where
 from sust_dagster.world.decisions import VERB_BY_STATUS, Decided, Transition, TransitionRefused
-from sust_dagster.world.permissions import PermissionRefused, allowed, check, resolve
+from sust_dagster.world.permissions import SIGNED, PermissionRefused, allowed, check, resolve
 from sust_dagster.world.schemas import AGENTS, Agent
 
 if TYPE_CHECKING:
     from sust_dagster.world.lake import WriteResult
-
-#: Tables whose rows name the agent they come from: nobody writes in another's name.
-_SIGNED = ("decision_events", "access_log")
 
 
 class LakeStore(Protocol):
@@ -319,7 +316,7 @@ class AgentTransaction(AgentSnapshot):
     def append(self, table: str, rows: Rows) -> AppendResult:
         """Append rows; see :meth:`AgentHandle.append`."""
         verbs = {"write"}
-        if table in _SIGNED:
+        if table in SIGNED:
             verbs = self._signed(table, rows)
         for verb in sorted(verbs):
             self._handle.require(table, verb)
@@ -353,6 +350,10 @@ class AgentTransaction(AgentSnapshot):
         for status, n in sorted(made.items()):
             self._writes.append(("decision_events", VERB_BY_STATUS[status], f"{status}={n}"))
         return results
+
+    def lock_decisions(self) -> None:
+        """Let nobody else decide until this transaction ends, so that what it counts still holds when it writes."""
+        self._transaction.lock_decisions()
 
     # -- for the handle -----------------------------------------------------------------------------
 

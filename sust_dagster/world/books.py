@@ -36,7 +36,6 @@ from sust_dagster.world.books_schema import (
     DECISION_LOG_VIEW,
     TABLES_SQL,
     UNIQUE,
-    key_of,
 )
 from sust_dagster.world.decisions import (
     Decided,
@@ -47,6 +46,7 @@ from sust_dagster.world.decisions import (
     event_of,
     fold,
     is_human,
+    needs_signatures,
     same_event,
 )
 from sust_dagster.world.migrations import HEAD, VERSION_TABLE
@@ -284,6 +284,7 @@ class Transaction:
         wanted = list(transitions)
         histories = self._histories([t.recommendation_id for t in wanted])
         rejected_by = self._rejected_by()
+        signers = self._signers([t.recommendation_id for t in wanted if t.to_status == "approved"], histories)
         results: list[Decided] = []
         for transition in wanted:
             history = histories[transition.recommendation_id]
@@ -293,7 +294,7 @@ class Transaction:
             if earlier is not None and same_event(earlier, event):
                 results.append(Decided(earlier, appended=False))
                 continue
-            check_event(event, history, rejected_by)
+            check_event(event, history, rejected_by, _holding(signers, event))
             history.append(event)
             if event["to_status"] == "rejected" and is_human(event["actor"]):
                 rejected_by[event["plan_hash"]] = event["actor"]
@@ -311,7 +312,7 @@ class Transaction:
         if not records or spec.name in _WRITE_ONLY:
             self._insert(spec, records)
             return AppendResult(spec.name, len(records), 0)
-        key = key_of(spec)
+        key = spec.key
         wanted: dict[tuple[Any, ...], dict[str, Any]] = {}
         for record in records:
             identity = tuple(record[k] for k in key)
@@ -347,7 +348,7 @@ class Transaction:
         table = TABLES_SQL[spec.name]
         if self._postgres and spec.name not in (*_WRITE_ONLY, "decision_events"):
             statement = postgresql.insert(table).on_conflict_do_nothing()
-            key = [table.c[k] for k in key_of(spec)]
+            key = [table.c[k] for k in spec.key]
             return len(self.connection.execute(statement.returning(*key), records).all())
         try:
             self.connection.execute(table.insert(), records)
@@ -365,7 +366,7 @@ class Transaction:
             for record in records:
                 natural = {c: record[c] for c in unique}
                 if self.read(spec.name, natural).num_rows:
-                    return ConflictError(spec.name, natural, key_of(spec))
+                    return ConflictError(spec.name, natural, spec.key)
         return SchemaError(f"table {spec.name}: {error.orig}")
 
     # -- decisions ----------------------------------------------------------------------------------
@@ -373,6 +374,8 @@ class Transaction:
     def _append_events(self, records: list[dict[str, Any]]) -> AppendResult:
         histories = self._histories([r["recommendation_id"] for r in records])
         rejected_by = self._rejected_by()
+        approved = [r["recommendation_id"] for r in records if r["to_status"] == "approved"]
+        signers = self._signers(approved, histories)
         fresh: list[Event] = []
         for event in sorted(records, key=lambda r: r["sequence"]):
             history = histories[event["recommendation_id"]]
@@ -381,7 +384,7 @@ class Transaction:
             held = next((e for e in history if e["event_id"] == event["event_id"]), None)
             if held is not None:
                 _compare(TABLES["decision_events"], ("event_id",), held, event)
-            check_event(event, history, rejected_by)
+            check_event(event, history, rejected_by, _holding(signers, event))
             history.append(event)
             fresh.append(event)
             if event["to_status"] == "rejected" and is_human(event["actor"]):
@@ -389,10 +392,14 @@ class Transaction:
         self._insert(TABLES["decision_events"], fresh)
         return AppendResult("decision_events", len(fresh), len(records) - len(fresh))
 
-    def _histories(self, recommendations: Sequence[str]) -> dict[str, list[Event]]:
-        """Events of each recommendation in order, under a lock against other writers of decisions."""
+    def lock_decisions(self) -> None:
+        """Let no other process decide before this transaction ends; on SQLite its write lock does that already."""
         if self._postgres:
             self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_DECISIONS})"))
+
+    def _histories(self, recommendations: Sequence[str]) -> dict[str, list[Event]]:
+        """Events of each recommendation in order, under a lock against other writers of decisions."""
+        self.lock_decisions()
         histories: dict[str, list[Event]] = {r: [] for r in recommendations}
         names = list(histories)
         for begin in range(0, len(names), _CHUNK):
@@ -404,6 +411,18 @@ class Transaction:
     def _rejected_by(self) -> dict[str, str]:
         rejections = self.read("decision_events", {"to_status": "rejected"}, columns=["plan_hash", "actor"])
         return {r["plan_hash"]: r["actor"] for r in rejections.to_pylist() if is_human(r["actor"])}
+
+    def _signers(
+        self, recommendations: Sequence[str], histories: Mapping[str, Sequence[Event]]
+    ) -> Mapping[str, list[dict[str, Any]]]:
+        """Approving signatures on those of the recommendations that need any."""
+        names = [r for r in dict.fromkeys(recommendations) if needs_signatures(histories[r])]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for begin in range(0, len(names), _CHUNK):
+            where = {"recommendation_id": names[begin : begin + _CHUNK], "verdict": "approve"}
+            for row in self.read("approvals", where).to_pylist():
+                found.setdefault(row["recommendation_id"], []).append(row)
+        return found
 
     @staticmethod
     def _selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
@@ -431,7 +450,7 @@ def _source(table: str) -> tuple[sa.Table, pa.Schema, list[sa.ColumnElement[Any]
         return view, DECISION_LOG_ARROW, [view.c.proposed_at, view.c.recommendation_id]
     spec = _spec(table)
     source = TABLES_SQL[table]
-    order = ("recommendation_id", "sequence") if table == "decision_events" else key_of(spec)
+    order = ("recommendation_id", "sequence") if table == "decision_events" else spec.key
     return source, spec.arrow, [source.c[c] for c in order]
 
 
@@ -479,6 +498,17 @@ def _zoned(spec: TableSpec, row: Mapping[str, Any]) -> Mapping[str, Any]:
 def _typed(record: dict[str, Any]) -> dict[str, Any]:
     """The record with its instants in one zone object, so that rows compare by value."""
     return {k: v.astimezone(UTC) if isinstance(v, datetime) else v for k, v in record.items()}
+
+
+def _holding(signatures: Mapping[str, list[dict[str, Any]]], event: Event) -> list[str]:
+    """Who signed the plan of this event, and not so long ago that it no longer holds."""
+    return [
+        s["signer"]
+        for s in signatures.get(event["recommendation_id"], ())
+        if s["plan_hash"] == event["plan_hash"]
+        and s["expires_at"] is not None
+        and s["expires_at"] > event["occurred_at"]
+    ]
 
 
 def _compare(spec: TableSpec, key: tuple[str, ...], held: Mapping[str, Any], new: Mapping[str, Any]) -> None:

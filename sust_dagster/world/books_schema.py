@@ -23,7 +23,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from sust_dagster.world.decisions import BOUND_TO_PLAN, TRANSITIONS
+from sust_dagster.world.decisions import (
+    BOUND_TO_PLAN,
+    RISK_WITHOUT_SIGNATURES,
+    SIGNERS_OF_HIGH_RISK,
+    TRANSITIONS,
+)
 from sust_dagster.world.migrations import HEAD, VERSION_TABLE
 from sust_dagster.world.schemas import AGENTS, BOOL, FLOAT, INT, STRING, TIMESTAMP, Column, TableSpec, tables
 
@@ -80,17 +85,11 @@ REFERENCES: Mapping[tuple[str, str], str] = {("factor_reviews", "factor_id"): "e
 INDEXES: Mapping[str, tuple[str, ...]] = {
     "factor_reviews": ("factor_id",),
     "decision_events": ("plan_hash",),
+    "approvals": ("recommendation_id", "plan_hash"),
     "points_ledger": ("team_id", "awarded_at"),
     "outbox": ("recommendation_id",),
     "access_log": ("occurred_at",),
 }
-
-
-def key_of(spec: TableSpec) -> tuple[str, ...]:
-    """The primary key in the books: the declared key, or the id made of it where a part of it may be null."""
-    if any(spec.column(k).nullable for k in spec.key):
-        return (spec.columns[0].name,)
-    return spec.key
 
 
 def _column(spec: TableSpec, column: Column) -> sa.Column[Any]:
@@ -99,7 +98,7 @@ def _column(spec: TableSpec, column: Column) -> sa.Column[Any]:
         column.name,
         _SQL_TYPES[column.type](),
         *([sa.ForeignKey(reference)] if reference else []),
-        primary_key=column.name in key_of(spec),
+        primary_key=column.name in spec.key,
         autoincrement=False,
         nullable=column.nullable,
         comment=f"{column.doc} [{column.unit}]" if column.unit else column.doc,
@@ -185,6 +184,18 @@ def _proposal(dialect: str, field: pa.Field) -> str:
     return value
 
 
+def _signers_of_approval(dialect: str) -> str:
+    """The people whose signatures the approval ``a`` rests on, in the order they signed; null when there are none."""
+    signatures = (
+        "FROM approvals s WHERE s.recommendation_id = a.recommendation_id AND s.plan_hash = a.plan_hash "
+        "AND s.verdict = 'approve' AND s.policy_version = a.policy_version "
+        "AND s.signed_at <= a.occurred_at AND s.expires_at > a.occurred_at"
+    )
+    if dialect == "sqlite":
+        return f"(SELECT group_concat(signer, ', ') FROM (SELECT s.signer {signatures} ORDER BY s.signed_at, s.signer))"
+    return f"(SELECT string_agg(s.signer, ', ' ORDER BY s.signed_at, s.signer) {signatures})"
+
+
 def view_sql(dialect: str) -> str:
     """``decision_log``: one row per recommendation, its state folded from its events."""
     latest_ref = _payload(dialect, "e", "execution_ref")
@@ -195,7 +206,7 @@ def view_sql(dialect: str) -> str:
         "status": f"(SELECT e.to_status {of_the_same} ORDER BY e.sequence DESC LIMIT 1)",
         "proposed_at": "p.occurred_at",
         "approved_at": "a.occurred_at",
-        "approved_by": "a.actor",
+        "approved_by": f"coalesce({_signers_of_approval(dialect)}, a.actor)",
         "executed_at": "x.occurred_at",
         "execution_ref": (
             f"(SELECT {latest_ref} {of_the_same} AND {latest_ref} IS NOT NULL ORDER BY e.sequence DESC LIMIT 1)"
@@ -223,8 +234,9 @@ def _quoted(names: tuple[str, ...]) -> str:
     return ", ".join(f"'{n}'" for n in names)
 
 
-def _transition_rules(is_not: str) -> list[tuple[str, str]]:
+def _transition_rules(dialect: str) -> list[tuple[str, str]]:
     """(what is wrong, SQL that is true when it is), for a new row ``NEW`` of decision_events."""
+    is_not = "IS NOT" if dialect == "sqlite" else "IS DISTINCT FROM"
     same = "FROM decision_events e WHERE e.recommendation_id = NEW.recommendation_id"
     allowed = " OR ".join(
         f"(NEW.from_status {'IS NULL' if f is None else f'= {f!r}'} AND NEW.to_status = {t!r} AND NEW.agent = {a!r})"
@@ -234,6 +246,15 @@ def _transition_rules(is_not: str) -> list[tuple[str, str]]:
         "SELECT 1 FROM decision_events e WHERE e.to_status = 'rejected' AND e.plan_hash = NEW.plan_hash "
         f"AND e.actor NOT IN ({_quoted(AGENTS)})"
     )
+    first = f"{same} AND e.sequence = 0"
+    risk = f"coalesce((SELECT {_payload(dialect, 'e', 'risk_level')} {first}), 'unknown')"
+    signers = (
+        "(SELECT count(DISTINCT s.signer) FROM approvals s WHERE s.recommendation_id = NEW.recommendation_id "
+        "AND s.plan_hash = NEW.plan_hash AND s.verdict = 'approve' AND s.expires_at > NEW.occurred_at "
+        f"AND s.signer NOT IN ({_quoted(AGENTS)}) AND s.signer <> (SELECT e.actor {first}))"
+    )
+    high = f"NEW.to_status = 'approved' AND {risk} NOT IN ({_quoted(RISK_WITHOUT_SIGNATURES)})"
+    unsigned = f"{high} AND {signers} < {SIGNERS_OF_HIGH_RISK}"
     return [
         ("no such transition for this agent", f"({allowed}) IS NOT TRUE"),
         ("its sequence is not the next", f"NEW.sequence <> (SELECT count(*) {same})"),
@@ -248,9 +269,10 @@ def _transition_rules(is_not: str) -> list[tuple[str, str]]:
         ),
         (
             "it is about another plan than proposed",
-            f"NEW.plan_hash <> (SELECT e.plan_hash {same} AND e.sequence = 0)",
+            f"NEW.plan_hash <> (SELECT e.plan_hash {first})",
         ),
         ("a person rejected this plan", f"NEW.to_status IN ({_quoted(BOUND_TO_PLAN)}) AND EXISTS ({rejection})"),
+        ("a high-risk plan needs the signatures of two people", unsigned),
     ]
 
 
@@ -270,7 +292,7 @@ def _sqlite_guards() -> list[str]:
         statements.append(f"CREATE TRIGGER {name}_no_replace BEFORE INSERT ON {name} WHEN {taken} BEGIN {refusal} END")
     rules = " ".join(
         f"SELECT RAISE(ABORT, 'decision_events refused, {why}') WHERE {wrong};"
-        for why, wrong in _transition_rules("IS NOT")
+        for why, wrong in _transition_rules("sqlite")
     )
     statements.append("DROP TRIGGER IF EXISTS decision_events_transition")
     statements.append(f"CREATE TRIGGER decision_events_transition BEFORE INSERT ON decision_events BEGIN {rules} END")
@@ -283,7 +305,7 @@ def _same_in_sqlite(column: Column) -> str:
 
 
 def _unique_sets(spec: TableSpec) -> list[tuple[str, ...]]:
-    return [key_of(spec), *([UNIQUE[spec.name]] if spec.name in UNIQUE else [])]
+    return [spec.key, *([UNIQUE[spec.name]] if spec.name in UNIQUE else [])]
 
 
 def _postgres_guards() -> list[str]:
@@ -297,7 +319,7 @@ def _postgres_guards() -> list[str]:
         )
     rules = " ".join(
         f"IF {wrong} THEN RAISE EXCEPTION 'decision_events refused, {why}'; END IF;"
-        for why, wrong in _transition_rules("IS DISTINCT FROM")
+        for why, wrong in _transition_rules("postgresql")
     )
     statements.append(f"CREATE OR REPLACE FUNCTION sust_decision_transition() {head} {rules} RETURN NEW; END $$")
     statements.append(
@@ -335,7 +357,7 @@ def postgres_script() -> str:
 def declaration_digest() -> str:
     """SHA-256 of what the books' SQL is made from: a change of it needs a new migration."""
     declared = [
-        [s.name, [[c.name, str(c.type), c.nullable] for c in s.columns], key_of(s), UNIQUE.get(s.name)]
+        [s.name, [[c.name, str(c.type), c.nullable] for c in s.columns], s.key, UNIQUE.get(s.name)]
         for s in tables("books")
     ]
     text = json.dumps([declared, sorted(map(str, REFERENCES.items())), guards("sqlite"), guards("postgresql")])

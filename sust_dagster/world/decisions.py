@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
+from sust_dagster.world.canonical import content_hash
 from sust_dagster.world.ids import uuid5
 from sust_dagster.world.schemas import ACTION_TYPES, AGENTS, CATEGORIES, DECISION_EVENTS, Agent
 
@@ -49,6 +50,10 @@ VERB_BY_STATUS: Mapping[str, DecisionVerb] = {
 BOUND_TO_PLAN = ("proposed", "approved", "executing")
 
 RISK_LEVELS = ("low", "medium", "high")
+
+#: Proposals of these risks may be approved without signatures, if the policy says so; any other needs two people.
+RISK_WITHOUT_SIGNATURES = ("low", "medium")
+SIGNERS_OF_HIGH_RISK = 2
 
 
 class TransitionRefused(ValueError):  # noqa: N818 - a refusal is an answer, not a fault
@@ -98,6 +103,10 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _config(value: Any) -> bool:
     if isinstance(value, str):
         try:
@@ -107,20 +116,55 @@ def _config(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _instant(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
 #: What the payload of a 'proposed' event must hold, by the names of the recommendations table. Carbon and
 #: cost are both in it: no recommendation without the two estimates.
 PROPOSAL_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "workload_id": (_text, "a text"),
+    "team_id": (_text, "a text"),
+    "service_tier": (lambda v: v is None or _text(v), "a text or null"),
+    "planned_for": (_instant, "an instant as ISO text with its zone"),
+    "issued_at": (_instant, "an instant as ISO text with its zone"),
+    "objective": (_text, "a text"),
+    "policy_version": (_whole, "a whole number"),
     "action_type": (lambda v: v in ACTION_TYPES, f"one of {', '.join(ACTION_TYPES)}"),
     "current_config": (_config, "a JSON object"),
     "proposed_config": (_config, "a JSON object"),
     "est_carbon_delta_kg": (_number, "a finite number"),
+    "est_carbon_delta_kg_lower": (_number, "a finite number"),
+    "est_carbon_delta_kg_upper": (_number, "a finite number"),
     "est_cost_delta_usd": (_number, "a finite number"),
+    "cost_before_usd": (_number, "a finite number"),
     "confidence": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     "workload_category": (lambda v: v in CATEGORIES, f"one of {', '.join(CATEGORIES)}"),
     "rationale_text": (_text, "a text"),
     "risk_level": (lambda v: v in RISK_LEVELS, f"one of {', '.join(RISK_LEVELS)}"),
 }
+
+
+#: What a plan is: the fields of a proposal that its hash is taken over.
+PLAN_FIELDS = ("workload_id", "planned_for", "action_type", "objective", "policy_version", "proposed_config")
+
+
+def plan_hash(proposal: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical plan in a proposal's fields: what an approval is bound to.
+
+    ``planned_for`` is an instant or its ISO text, ``proposed_config`` an object or its JSON text; both forms give the
+    same hash. Raises ``KeyError`` for a missing field, ``ValueError`` for one that has no canonical form.
+    """
+    plan = {name: proposal[name] for name in PLAN_FIELDS}
+    if not isinstance(plan["planned_for"], datetime):
+        plan["planned_for"] = datetime.fromisoformat(plan["planned_for"])
+    plan["planned_for"] = plan["planned_for"].astimezone(UTC).isoformat()
+    if isinstance(plan["proposed_config"], str):
+        plan["proposed_config"] = json.loads(plan["proposed_config"])
+    return content_hash(plan)
 
 
 def fold(events: Iterable[Event]) -> str | None:
@@ -158,10 +202,27 @@ def _event_id(recommendation_id: str, sequence: int, to_status: str) -> str:
     return uuid5("decision_event", recommendation_id, sequence, to_status)
 
 
-def check_event(event: Event, history: Sequence[Event], rejected_by: Mapping[str, str]) -> None:
+def proposal_of(history: Sequence[Event]) -> dict[str, Any]:
+    """The fields of the proposal a history begins with; empty where there are none that can be read."""
+    try:
+        fields = json.loads(history[0]["payload"]) if history else {}
+    except (TypeError, ValueError):
+        fields = {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def needs_signatures(history: Sequence[Event]) -> bool:
+    """Whether the proposal's own risk asks for the signatures of two people; what is not known does."""
+    return proposal_of(history).get("risk_level") not in RISK_WITHOUT_SIGNATURES
+
+
+def check_event(
+    event: Event, history: Sequence[Event], rejected_by: Mapping[str, str], signers: Collection[str] = ()
+) -> None:
     """Raise :class:`TransitionRefused` unless ``event`` may follow ``history``.
 
-    ``rejected_by`` maps the hash of each plan a person rejected to that person.
+    ``rejected_by`` maps the hash of each plan a person rejected to that person; ``signers`` are the accounts whose
+    signatures under this very plan hold at the event's instant.
     """
 
     def refuse(why: str) -> TransitionRefused:
@@ -186,6 +247,12 @@ def check_event(event: Event, history: Sequence[Event], rejected_by: Mapping[str
     _check_plan(event, history, rejected_by, refuse)
     if to_status == "proposed":
         _check_proposal(event["payload"], refuse)
+    if to_status == "approved" and needs_signatures(history):
+        people = sorted({s for s in signers if is_human(s)} - {history[0]["actor"]})
+        if len(people) < SIGNERS_OF_HIGH_RISK:
+            raise refuse(
+                f"a high-risk plan needs the signatures of two people; signed: {', '.join(people) or 'nobody'}"
+            )
 
 
 def _check_plan(
@@ -204,12 +271,9 @@ def _check_plan(
 
 
 def _check_proposal(payload: str | None, refuse: Callable[[str], TransitionRefused]) -> None:
-    try:
-        fields = json.loads(payload or "{}")
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict):
-        raise refuse("its payload is not a JSON object")
+    fields = proposal_of([{"payload": payload}])
+    if not fields:
+        raise refuse("its payload is not a JSON object with the proposal's fields, such as workload_id")
     for name, (valid, wanted) in PROPOSAL_FIELDS.items():
         if not valid(fields.get(name)):
             raise refuse(f"its payload's {name} must be {wanted}, it is {fields.get(name)!r}")

@@ -43,6 +43,7 @@ from sust_dagster.world.schemas import TABLES, TableSpec
 
 _SLOT_FORMAT = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m-%d"}
 _COMPACTED_KEY = b"sust.slots"
+_COMMITTED_KEY = b"sust.committed"
 _TABLE_CONFIGURATION: dict[str, str | None] = {
     # Old versions are evidence: neither files nor log entries expire.
     "delta.enableExpiredLogCleanup": "false",
@@ -80,13 +81,15 @@ class WriteResult:
 
 @dataclass(frozen=True)
 class _File:
-    """An active data file: its path in the table and the slots it holds, each with its content hash."""
+    """An active data file: its path in the table and the slots it holds, each with its content hash and the time of
+    the commit that wrote that content; folding and unfolding a day move neither.
+    """
 
     path: str
     slots: Mapping[str, str]
     size: int
     rows: int
-    committed_ms: int
+    committed_ms: Mapping[str, int]
 
     @property
     def compacted(self) -> bool:
@@ -113,7 +116,7 @@ class Lake:
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root) if "://" in str(root) else str(Path(root).absolute())
-        self._footers: dict[str, Mapping[str, str]] = {}
+        self._footers: dict[str, Mapping[bytes, bytes]] = {}
 
     # -- where things are ---------------------------------------------------------------------------
 
@@ -176,17 +179,20 @@ class Lake:
         files = []
         for path, size, count, millis in zip(paths, sizes, rows, times, strict=True):
             slot, sha = _name_parts(path)
-            slots = self._footer(table, path) if hourly and "T" not in slot else {slot: sha}
-            files.append(_File(path, slots, size, count or 0, millis))
+            slots, committed = {slot: sha}, {slot: millis}
+            if hourly and "T" not in slot:
+                footer = self._footer(table, path)
+                slots = json.loads(footer[_COMPACTED_KEY])
+                committed = dict.fromkeys(slots, millis) | json.loads(footer.get(_COMMITTED_KEY, b"{}"))
+            files.append(_File(path, slots, size, count or 0, committed))
         return files
 
-    def _footer(self, table: str, path: str) -> Mapping[str, str]:
-        """Slots of a compacted file, from its footer."""
+    def _footer(self, table: str, path: str) -> Mapping[bytes, bytes]:
+        """What the footer of a compacted file says."""
         key = f"{table}/{path}"
         if key not in self._footers:
             fs, base = self._filesystem
-            metadata = pq.read_metadata(fs.open_input_file(f"{base}/{key}")).metadata or {}
-            self._footers[key] = json.loads(metadata[_COMPACTED_KEY])
+            self._footers[key] = pq.read_metadata(fs.open_input_file(f"{base}/{key}")).metadata or {}
         return self._footers[key]
 
     def version(self, table: str) -> int | None:
@@ -202,10 +208,10 @@ class Lake:
         return dict(sorted(merged.items()))
 
     def inventory(self, tables: Sequence[str] | None = None) -> pa.Table:
-        """One row per table and slot: table_name, slot, sha256, path, bytes, committed_at (of the file's commit)."""
+        """One row per table and slot: table_name, slot, sha256, path, bytes (of the file), committed_at."""
         names = sorted(tables or (t.name for t in TABLES.values() if t.home == "lake"))
         rows = [
-            (t, slot, sha, f.path, f.size, f.committed_ms)
+            (t, slot, sha, f.path, f.size, f.committed_ms[slot])
             for t in names
             for f in self._files(t, self._delta(t))
             for slot, sha in f.slots.items()
@@ -286,7 +292,7 @@ class Lake:
         names = pc.strftime(
             pc.floor_temporal(times.column(0), unit=spec.partition), format=_SLOT_FORMAT[spec.partition]
         )
-        by_slot = {s: f.committed_ms for f in self._files(table, self._delta(table, as_of)) for s in f.slots}
+        by_slot = {s: ms for f in self._files(table, self._delta(table, as_of)) for s, ms in f.committed_ms.items()}
         if not by_slot or rows == 0:
             return pa.nulls(rows, pa.timestamp("us", tz="UTC"))
         keys = pa.array(list(by_slot), pa.string())
@@ -433,7 +439,7 @@ class Lake:
                 rows = day.to_table(filter=_range_filter(spec, begin, begin + timedelta(hours=1)))
                 path, body = _encode(slot, rows)
                 self._put(f"{spec.name}/{path}", body)
-                adds[path] = _add_action(spec, path, slot, rows, len(body))
+                adds[path] = _add_action(spec, path, slot, rows, len(body), f.committed_ms[slot])
 
     def _put(self, path: str, body: bytes) -> None:
         """Store a file whole or not at all; the name holds its hash, so a file that is there is the file."""
@@ -475,10 +481,10 @@ class Lake:
                 storage_options=self.storage_options or None,
             )
             delta = DeltaTable(self.uri(spec.name), storage_options=self.storage_options or None)
-        now_ms = int(datetime.now(UTC).timestamp() * 1000)
+        now_ms, changes = int(datetime.now(UTC).timestamp() * 1000), data_change
         actions: list[AddAction | RemoveAction] = [
             *(
-                AddAction(a.path, a.size, a.partition_values, now_ms, data_change and a.data_change, a.stats)
+                AddAction(a.path, a.size, a.partition_values, a.modification_time or now_ms, changes, a.stats)
                 for a in adds
             ),
             *(RemoveAction(f.path, data_change, now_ms, f.size, {"date": f.path[5:15]}) for f in removes),
@@ -553,8 +559,7 @@ class Lake:
             if len(files) < 2 or slot_start(day) + timedelta(days=1) > before:
                 continue
             files.sort(key=lambda f: min(f.slots))
-            slots = {s: h for f in files for s, h in f.slots.items()}
-            body, rows = self._fold(spec, files, slots)
+            body, rows = self._fold(spec, files)
             path = f"date={day}/{day}-{hashlib.sha256(body).hexdigest()}.parquet"
             self._put(f"{table}/{path}", body)
             adds.append(_add_action(spec, path, day, rows, len(body)))
@@ -564,7 +569,7 @@ class Lake:
             self._transact(spec, delta, adds, removes, metadata, data_change=False)
         return len(adds)
 
-    def _fold(self, spec: TableSpec, files: Sequence[_File], slots: Mapping[str, str]) -> tuple[bytes, pa.Table]:
+    def _fold(self, spec: TableSpec, files: Sequence[_File]) -> tuple[bytes, pa.Table]:
         fs, base = self._filesystem
         schema = spec.arrow.remove_metadata()
         parts = [
@@ -575,7 +580,9 @@ class Lake:
         with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
             for part in parts:  # one row group per hour: a reader of one hour reads one
                 writer.write_table(part)
-            writer.add_key_value_metadata({_COMPACTED_KEY: json.dumps(dict(slots), sort_keys=True)})
+            for key, name in ((_COMPACTED_KEY, "slots"), (_COMMITTED_KEY, "committed_ms")):
+                of_slot = {slot: value for f in files for slot, value in getattr(f, name).items()}
+                writer.add_key_value_metadata({key: json.dumps(of_slot, sort_keys=True)})
         return sink.getvalue().to_pybytes(), pa.concat_tables(parts)
 
 
@@ -631,7 +638,8 @@ def _encode(slot: str, rows: pa.Table) -> tuple[str, bytes]:
     return f"date={slot[:10]}/{slot}-{hashlib.sha256(body).hexdigest()}.parquet", body
 
 
-def _add_action(spec: TableSpec, path: str, slot: str, rows: pa.Table, size: int) -> AddAction:
+def _add_action(spec: TableSpec, path: str, slot: str, rows: pa.Table, size: int, committed_ms: int = 0) -> AddAction:
+    """The log's entry of a file; committed now where no time is given."""
     bounds = pc.min_max(rows.column(str(spec.time_column))).as_py()
     text = {k: v.strftime("%Y-%m-%dT%H:%M:%S.%fZ") for k, v in bounds.items()}
     stats = {
@@ -640,7 +648,7 @@ def _add_action(spec: TableSpec, path: str, slot: str, rows: pa.Table, size: int
         "maxValues": {spec.time_column: text["max"]},
         "nullCount": {spec.time_column: 0},
     }
-    return AddAction(path, size, {"date": slot[:10]}, 0, True, json.dumps(stats))
+    return AddAction(path, size, {"date": slot[:10]}, committed_ms, True, json.dumps(stats))
 
 
 def _delta_schema(spec: TableSpec) -> DeltaSchema:

@@ -24,6 +24,9 @@ DECISION_VERBS: tuple[Verb, ...] = ("propose", "approve", "execute", "verify")
 #: Evidence bundles lie beside the lake as files and are no table; they are guarded like one.
 EVIDENCE = "evidence"
 
+#: Tables whose rows name the agent they come from: nobody writes in another's name.
+SIGNED = ("decision_events", "access_log", "alerts")
+
 #: Other names of a table: those of the founding design, and the views.
 ALIASES: Mapping[str, str] = {
     "grid_intensity_ts": "grid_intensity",
@@ -48,6 +51,7 @@ upcoming_jobs        -         -           rw         r           r          r  
 recommendations      -         -           rw         r           r          r         r        r
 placements           -         -           rw         r           r          r         r        r
 decision_events      -         -           r+propose  r+approve   r+execute  r+verify  r        r
+approvals            -         -           r          rw          r          r         r        r
 executions           -         -           r          r           rw         r         r        r
 outcomes             -         -           r          r           -          rw        r        r
 calibration          -         -           r          r           -          -         rw       r
@@ -56,6 +60,8 @@ drift_report         -         r           r          r           -          -  
 points_ledger        -         -           -          r           -          -         -        rw
 nudges               -         -           -          r           -          -         r        rw
 policies             r         r           r          rw          r          r         r        r
+policy_reviews       r         r           r          rw          r          r         r        r
+alerts               rw        rw          rw         rw          rw         rw        rw       rw
 outbox               -         -           -          r           rw         r         -        -
 access_log           w         w           w          rw          w          w         w        w
 log_commitments      rw        rw          rw         rw          rw         rw        rw       rw
@@ -131,7 +137,7 @@ def postgres_grants() -> str:
     """SQL that gives each agent a role with exactly its cells of the matrix; safe to run again.
 
     Nobody is granted UPDATE, DELETE or TRUNCATE. Row-level security limits ``decision_events`` to an agent's
-    own transitions and ``access_log`` to entries in its own name. The roles cannot log in: the service's
+    own transitions, ``access_log`` and ``alerts`` to entries in its own name. The roles cannot log in: the service's
     account is granted those it acts as. The owner of the tables is not bound by any of this.
     """
     lines = [
@@ -162,7 +168,7 @@ def postgres_grants() -> str:
 
 def _row_security() -> list[str]:
     lines = []
-    for table in ("decision_events", "access_log"):
+    for table in SIGNED:
         lines.append(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;")
         lines += _policy(table, "readable", f"FOR SELECT TO {', '.join(map(role, may(table, 'read')))} USING (true)")
     for agent in AGENTS:
@@ -171,9 +177,10 @@ def _row_security() -> list[str]:
             own = ", ".join(f"'{s}'" for s in states)
             rule = f"FOR INSERT TO {role(agent)} WITH CHECK (agent = '{agent}' AND to_status IN ({own}))"
             lines += _policy("decision_events", f"own_{agent}", rule)
-        if allowed(agent, "access_log", "write"):
-            rule = f"FOR INSERT TO {role(agent)} WITH CHECK (agent = '{agent}')"
-            lines += _policy("access_log", f"own_{agent}", rule)
+        for table in SIGNED[1:]:
+            if allowed(agent, table, "write"):
+                rule = f"FOR INSERT TO {role(agent)} WITH CHECK (agent = '{agent}')"
+                lines += _policy(table, f"own_{agent}", rule)
     return lines
 
 
@@ -275,7 +282,8 @@ def docs_page() -> str:
     """``docs/permissions.md``."""
     machine = (
         "An approval and an execution name the hash of the plan they are about; another plan is refused. What a\n"
-        "person rejected stays rejected for that plan.\n"
+        "person rejected stays rejected for that plan. A high-risk plan is approved over the signatures of two\n"
+        "people in `approvals`, neither of them its author, or not at all: see [governance.md](governance.md).\n"
     )
     return f"{_DOCS_HEAD}\n{markdown_table()}\n## Transitions of a decision\n\n{transitions_table()}\n{machine}"
 

@@ -95,7 +95,8 @@ def test_files_hold_the_contract_columns_first_and_plain_types(tmp_path):
     assert set(schema.names) == {c.name for c in EMISSIONS.columns}
     assert {n: schema.field(n).type for n in schema.names} == {f.name: f.type for f in EMISSIONS.arrow}
     refused = pq.read_table(tmp_path / "e.quarantine.parquet")
-    assert refused.schema.names == QUARANTINE.arrow.names
+    assert refused.schema.names == [*QUARANTINE.arrow.names, "file", "row"]
+    assert (refused["file"].to_pylist(), refused["row"].to_pylist()) == (["bill.csv"], [2])
     assert refused["reason"].to_pylist() == ["bad_number"]
     assert (ran.json["rows_quarantined"], ran.json["rows_ledger"]) == (1, 1)
     assert ran.json["quarantine"] == str(tmp_path / "e.quarantine.parquet")

@@ -36,6 +36,7 @@ ROW: dict[str, Any] = {
 def normal_rows(*changes: dict[str, Any]) -> pa.Table:
     """A normal table of the usual row with these changes, numbered from 1."""
     rows = [{**ROW, "x_Row": i + 1, **c} for i, c in enumerate(changes)]
+    rows = [{"x_Bill": r["x_File"], **r} for r in rows]
     columns = {}
     for field in NORMAL:
         values = [r.get(field.name) for r in rows]

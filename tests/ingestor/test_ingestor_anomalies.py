@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from normal import normal_rows
 
 from sust_dagster.agents.ingestor import ServiceHours, cost_spikes, freshness, gaps, mark, to_ledger
 from sust_dagster.agents.ingestor.anomalies import SERVICE_HOURS
 
 START = datetime(2026, 10, 1, tzinfo=UTC)
+TIME = pa.timestamp("us", tz="UTC")
 
 
 def hours(costs, service="a", start=START):
@@ -50,11 +54,45 @@ class TestSpikes:
         both = pa.concat_tables([hours([1.0] * 20, "small"), hours([100.0] * 20, "large")])
         assert cost_spikes(both).num_rows == 0
 
+    def test_a_level_that_comes_back_is_news_for_three_days(self):
+        """A nightly job takes an hour in a day: too few hours to be usual by number, but usual all the same."""
+        nightly = [1.0] * 24 + ([20.0] + [1.0] * 23) * 8
+        days = [r["hour"].day for r in cost_spikes(hours(nightly)).to_pylist()]
+        assert days == [2, 3, 4]
+        runaway = [*nightly, 400.0]
+        found = cost_spikes(hours(runaway)).to_pylist()
+        assert [r["cost_usd"] for r in found] == [20.0, 20.0, 20.0, 400.0]
+
     def test_what_comes_later_does_not_change_the_verdict(self):
         costs = [1.0] * 12 + [20.0] + [20.0] * 30
         early = cost_spikes(hours(costs[:13])).to_pylist()
         assert early == cost_spikes(hours(costs)).to_pylist()[: len(early)]
         assert len(early) == 1
+
+
+class TestServiceHours:
+    @given(st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=40), st.randoms(), st.integers(1, 7))
+    def test_sums_do_not_depend_on_order_or_batches(self, costs, random, size):
+        def table(given_costs, step):
+            seen = ServiceHours()
+            for i in range(0, len(given_costs), step):
+                part = given_costs[i : i + step]
+                seen.add(pa.table({"service_name": ["a"] * len(part), "started_at": pa.array([START] * len(part), TIME),
+                                   "cost_usd": part}))  # fmt: skip
+            return seen.table()
+
+        shuffled = random.sample(costs, len(costs))
+        assert table(shuffled, size).equals(table(costs, len(costs)))
+        assert table(costs, len(costs)).column("cost_usd")[0].as_py() == pytest.approx(math.fsum(costs), abs=1e-9)
+
+    def test_an_hour_without_a_cost_has_none(self):
+        seen = ServiceHours()
+        seen.add(
+            pa.table(
+                {"service_name": ["a"], "started_at": pa.array([START], TIME), "cost_usd": pa.nulls(1, pa.float64())}
+            )
+        )
+        assert seen.table().to_pylist() == [{"service_name": "a", "hour": START, "cost_usd": None, "slices": 1}]
 
 
 class TestMarks:

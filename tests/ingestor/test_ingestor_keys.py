@@ -11,15 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from normal import normal_rows
 
-from sust_dagster.agents.ingestor import keys as keys_module
-from sust_dagster.agents.ingestor.keys import (
-    CONTENT_COLUMNS,
-    Duplicates,
-    KeyCounts,
-    LineKeys,
-    key_parts,
-    line_keys,
-)
+from sust_dagster.agents.ingestor import duplicates as duplicates_module
+from sust_dagster.agents.ingestor.duplicates import ContentOrder, Duplicates, KeyCounts
+from sust_dagster.agents.ingestor.keys import CONTENT_COLUMNS, LineKeys, key_parts, line_keys
 
 small = st.integers(0, 6)
 batches = st.lists(
@@ -69,9 +63,64 @@ def test_deliveries_inside_one_batch():
     assert duplicate.tolist() == [False, False, True, True, False]
 
 
+contents = st.lists(st.tuples(st.integers(0, 2), small, st.integers(0, 2)), max_size=14)
+
+
+def numbered(entries, order):
+    """(delivery, key, content, ordinal, duplicate) of lines in the order given, taken in batches of three."""
+    memory, found = Duplicates(order=order), []
+    for i in range(0, len(entries), 3):
+        part = entries[i : i + 3]
+        key, rest = (np.array([e[n] for e in part], np.uint64) for n in (1, 2))
+        keys = LineKeys(key, key, key % 2 == 0, rest)
+        seen = memory.see(keys, np.array([e[0] for e in part]))
+        found += [(*e, *s) for e, s in zip(part, zip(*(a.tolist() for a in seen), strict=True), strict=True)]
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(contents, st.randoms(use_true_random=False))
+def test_lines_are_numbered_by_their_content_whatever_the_order(entries, random):
+    def settled(lines):
+        order = ContentOrder()
+        first = numbered(lines, order)
+        return sorted(numbered(lines, order)) if order.settle() else sorted(first)
+
+    entries = sorted(entries, key=lambda e: e[0])  # a delivery's batches come together
+    shuffled = sorted(random.sample(entries, len(entries)), key=lambda e: e[0])
+    assert settled(shuffled) == settled(entries)
+    by_line = Counter((d, k) for d, k, *_ in entries)
+    for (delivery, key), count in by_line.items():
+        mine = sorted(o for d, k, _, o, _ in settled(entries) if (d, k) == (delivery, key))
+        assert mine == list(range(count))
+
+
+def test_a_second_pass_is_asked_for_only_where_the_order_decides():
+    same, other = [(0, 1, 5), (0, 1, 5)], [(0, 1, 5), (0, 1, 6)]
+    apart = [(0, 1, 5), (1, 1, 6)]
+    for lines, wanted in ((same, False), (other, True), (apart, False), ([], False)):
+        order = ContentOrder()
+        numbered(lines, order)
+        assert order.settle() is wanted
+
+
+def test_what_a_key_leaves_out_is_in_its_rest():
+    base = normal_rows({})
+    reference = line_keys(base, rest=True).rest
+    for name, value in (("BilledCost", 2.0), ("x_VCpus", 8.0), ("BillingCurrency", "CAD"), ("x_Flags", 1)):
+        changed = line_keys(normal_rows({name: value}), rest=True)
+        assert changed.rest != reference, name
+        assert changed.hexadecimal() == line_keys(base).hexadecimal(), name
+    for name, value in (("x_Bill", "other"), ("x_File", "other"), ("x_Row", 9), ("x_Delivery", 3)):
+        assert line_keys(normal_rows({name: value}), rest=True).rest == reference, name
+    with_id = {"x_LineId": "a"}
+    one, two = (line_keys(normal_rows({**with_id, "ConsumedQuantity": q}), rest=True) for q in (1.0, 2.0))
+    assert one.hexadecimal() == two.hexadecimal() and one.rest != two.rest
+
+
 @pytest.mark.parametrize("largest", [100, 2_000_000])
 def test_many_runs_count_as_one(monkeypatch, largest):
-    monkeypatch.setattr(keys_module, "LARGEST_MERGE", largest)
+    monkeypatch.setattr(duplicates_module, "LARGEST_MERGE", largest)
     memory = KeyCounts()
     rng = np.random.default_rng(1)
     model: Counter = Counter()

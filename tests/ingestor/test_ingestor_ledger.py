@@ -73,8 +73,9 @@ def test_every_row_ends_in_one_place_and_amounts_are_kept(given_rows, shape):
     assert len(set(ids)) == len(ids)
     source = {r["x_Row"]: r for r in table.to_pylist()}
     totals: dict[int, list[float]] = {}
-    for row in ledger.to_pylist():
-        number = int(row["raw_record_ref"].split("=")[1])
+    refs: dict[str, int] = {}
+    for row, number in zip(ledger.to_pylist(), result.ledger_at.column("row").to_pylist(), strict=True):
+        assert refs.setdefault(row["raw_record_ref"], number) == number
         total = totals.setdefault(number, [0.0, 0.0, 0.0])
         total[0] += row["cost_usd"]
         total[1] += row["resource_qty"]
@@ -87,7 +88,7 @@ def test_every_row_ends_in_one_place_and_amounts_are_kept(given_rows, shape):
         long = source[number]["ChargePeriodEnd"] - source[number]["ChargePeriodStart"] > timedelta(hours=1)
         assert ("shaped" in row["quality"].split(";")) == long
         assert (row["charge_class"] == "correction") == (source[number]["ConsumedQuantity"] < 0)
-    assert len(totals) == result.rows_ledger
+    assert len(totals) == len(refs) == result.rows_ledger
     for number, (cost, quantity, hours) in totals.items():
         row = source[number]
         month = hours_of_month(np.array([int(row["ChargePeriodStart"].timestamp() * 1e6)]))[0]

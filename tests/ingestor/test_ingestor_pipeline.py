@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -38,14 +39,18 @@ def test_batches_with_rejects_or_of_another_shape_stay_alone():
     assert [b.label for b in gathered(batches)] == ["a", "b", "c", "d"]
     run = ingest(batches)
     results = list(run)
-    refs = [r for result in results for r in result.quarantine.column("raw_record_ref").to_pylist()]
-    assert refs == ["b#row=100"]
+    bad = [row for result in results for row in result.quarantine.to_pylist()]
+    assert [r["raw_record_ref"] for r in bad] == [f"b#{hashlib.md5(b'{}').hexdigest()}"]
+    assert [row for result in results for row in result.quarantine_at.to_pylist()] == [{"file": "b", "row": 100}]
     assert dict(run.summary.files) == {"a": 2, "b": 3, "c": 2, "d": 2}
 
 
 def test_rows_keep_their_file():
-    ledger = pa.concat_tables([r.ledger for r in ingest([batch("a", 2), batch("b", 2)])])
-    assert ledger.column("raw_record_ref").to_pylist() == ["a#row=1", "a#row=2", "b#row=1", "b#row=2"]
+    results = list(ingest([batch("a", 2), batch("b", 2)]))
+    at = pa.concat_tables([r.ledger_at for r in results])
+    assert [tuple(row.values()) for row in at.to_pylist()] == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    refs = pa.concat_tables([r.ledger for r in results]).column("raw_record_ref").to_pylist()
+    assert [r.split("#")[0] for r in refs] == ["a", "a", "b", "b"] and len(set(refs)) == 4
 
 
 def test_long_periods_are_taken_in_steps():

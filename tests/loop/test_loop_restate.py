@@ -81,14 +81,16 @@ def test_a_changed_bill_restates_exactly_the_touched_hours(
     assert len(lake.restatements("emissions")) == 6
 
 
-def test_a_late_row_restates_its_hour_alone(tmp_path: Path) -> None:
-    """A row that arrives at the end of the file touches the hour it is about."""
+@pytest.mark.parametrize("where", ["first", pytest.param("last", marks=pytest.mark.slow)])
+def test_a_late_row_restates_its_hour_alone(tmp_path: Path, where: str) -> None:
+    """A row that arrives touches the hour it is about, wherever in the file it stands."""
     bill = focus_bill(HOURS)
     late = a_row_of(bill, 5)
     without = bill.take([i for i in range(bill.num_rows) if i != late])
     project = files_project(tmp_path, without, HOURS)
     run_backfill(project, None, None, "first load", bars(), marts=False)
-    files_project(tmp_path, pa.concat_tables([without, bill.slice(late, 1)]), HOURS)
+    parts = [bill.slice(late, 1), without]
+    files_project(tmp_path, pa.concat_tables(parts if where == "first" else parts[::-1]), HOURS)
     result = run_backfill(project, None, None, "late row", bars(), marts=False)
     assert result["restated_hours"]["activity_ledger"] == result["restated_hours"]["emissions"] == 1
     assert [r.slot for _, r, _ in lake_of(project).restatements("emissions")] == [slot(5)]

@@ -24,6 +24,7 @@ OUTSIDE = {"billing_records", "grid_signal"}
 SENSE_AND_MODEL = {
     "activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions", "emission_factors",
 }  # fmt: skip
+DECIDE = {"grid_forecast", "upcoming_jobs", "recommendations", "placements", "decision_events"}
 STAGING = {"stg_activity", "stg_emissions", "stg_grid_intensity", "stg_emission_factors", "int_job_emissions"}
 MARTS = {
     "jobs", "emissions_by_region", "emissions_by_team", "emissions_by_service", "emissions_by_hour_of_day",
@@ -39,6 +40,7 @@ CHECKS = {
         "every_activity_accounted", "no_negative_energy", "bounds_contain_the_point", "not_estimated_is_named",
         "seed_table_totals",
     },
+    "placements": {"plan_keeps_every_limit"},
 }  # fmt: skip
 DBT_CHECKS_OF_THE_WHOLE = {
     "bounds_contain_the_point", "every_activity_is_accounted", "marts_add_up_to_the_emissions",
@@ -63,8 +65,8 @@ def names(keys: object) -> set[str]:
 def test_the_assets_by_name(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     marts = {f"marts/{n}" for n in STAGING | MARTS}
-    assert names(graph.get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | marts | {"lake_files"}
-    assert names(graph.materializable_asset_keys) == SENSE_AND_MODEL | marts
+    assert names(graph.get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | marts | {"lake_files"}
+    assert names(graph.materializable_asset_keys) == SENSE_AND_MODEL | DECIDE | marts
 
 
 def test_groups_are_the_steps_of_the_loop(defs: dg.Definitions) -> None:
@@ -72,10 +74,11 @@ def test_groups_are_the_steps_of_the_loop(defs: dg.Definitions) -> None:
     groups: dict[str, set[str]] = {}
     for key in graph.get_all_asset_keys():
         groups.setdefault(graph.get(key).group_name or "", set()).add(key.to_user_string())
-    assert set(groups) == {"cloud", "sense", "model", "marts"}
+    assert set(groups) == {"cloud", "sense", "model", "decide", "marts"}
     assert groups["cloud"] == OUTSIDE
     assert groups["sense"] == {"activity_ledger", "quarantine", "ingest_counts"}
     assert groups["model"] == {"grid_intensity", "emissions", "emission_factors"}
+    assert groups["decide"] == DECIDE
 
 
 def test_the_checks_by_name(defs: dg.Definitions) -> None:
@@ -96,8 +99,15 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
         "restate_emissions",
         "factors",
         "daily_marts",
+        "compact_lake",
+        "daily_plan",
+        "review_decisions",
     }
-    assert {s.name for s in defs.schedules or ()} == {"hourly_sense_and_model", "reconcile_late_data", "daily_marts"}
+    assert {s.name for s in defs.sensors or ()} == {"plan_on_demand", "review_decisions"}
+    assert {s.name for s in defs.schedules or ()} == {
+        "hourly_sense_and_model", "reconcile_late_data", "daily_marts", "compact_lake", "daily_plan",
+    }  # fmt: skip
+    assert schedule(defs, "compact_lake").cron_schedule == "15 4 * * 0"
     job = defs.resolve_job_def("hourly_sense_and_model")
     assert names(job.asset_layer.selected_asset_keys) == SENSE_AND_MODEL - {"emission_factors"}
     for asset in SENSE_AND_MODEL - {"emission_factors"}:
@@ -108,7 +118,7 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
 
 def test_without_marts_there_is_no_dbt(project: Project) -> None:
     defs = build_defs(project, with_marts=False)
-    assert names(defs.resolve_asset_graph().get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL
+    assert names(defs.resolve_asset_graph().get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE
     assert "dbt" not in (defs.resources or {})
     dg.Definitions.validate_loadable(defs)
 

@@ -14,7 +14,7 @@ from dagster_worlds import HOUR, START, billed, fill, focus_bill, lake_of, mater
 
 from sust_dagster import __version__
 from sust_dagster.agents.accountant import FactorSet, account
-from sust_dagster.agents.ingestor import ingest_range
+from sust_dagster.agents.ingestor import ServiceHours, ingest_range
 from sust_dagster.connectors.billing import TableBilling
 from sust_dagster.connectors.billing.simulated import SimulatedBilling
 from sust_dagster.connectors.grid import hourly
@@ -61,7 +61,7 @@ def test_what_is_stored_is_what_the_domain_functions_give(filled: tuple[Project,
     project, _ = filled
     cloud = FakeCloud(42)
     batches = TableBilling(SimulatedBilling(cloud).read, "simulated").read(*DAY)
-    sensed = ingest_range(batches, *DAY, ingest_options(project), undated=START)
+    sensed = ingest_range(batches, *DAY, ingest_options(project), undated=START, history=ServiceHours())
     grid = hourly(SimulatedGrid(cloud), *DAY, regions_of(project)).table
     factors = FactorSet.from_table(shipped_factors())
     emissions = account(sensed.ledger, grid, factors, method="simple/v1", instances=instances())

@@ -63,7 +63,7 @@ def attempt(world: World, handle: AgentHandle, table: str, verb: str) -> int:
         return 1
     if verb == "write":
         references = {"factor_id": f"text-{1000 + n}"} if table == "factor_reviews" else {}
-        signature = {"agent": handle.agent} if table == "access_log" else {}
+        signature = {"agent": handle.agent} if table in ("access_log", "alerts") else {}
         return handle.append(table, [sample(spec, 50 + n, **references, **signature)]).inserted
     made = 0
     for status in [s for s, v in VERB_BY_STATUS.items() if v == verb]:

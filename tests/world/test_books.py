@@ -24,7 +24,8 @@ from sqlalchemy.exc import StatementError
 
 from sust_dagster.world import migrations
 from sust_dagster.world.books import AppendResult, Books, BooksError, ConflictError, books_url
-from sust_dagster.world.books_schema import METADATA, TABLES_SQL, UNIQUE, declaration_digest, key_of
+from sust_dagster.world.books_schema import METADATA, TABLES_SQL, UNIQUE, declaration_digest
+from sust_dagster.world.decisions import TransitionRefused
 from sust_dagster.world.schemas import EMISSION_FACTORS, LOG_COMMITMENTS, POLICIES, SchemaError, TableSpec, tables
 
 BOOKS = list(tables("books"))
@@ -65,8 +66,8 @@ def test_the_sql_table_is_the_declaration(books: Books, spec: TableSpec) -> None
     inspector = sa.inspect(books.engine)
     found = {c["name"]: c["nullable"] for c in inspector.get_columns(spec.name)}
     assert found == {c.name: c.nullable for c in spec.columns}
-    assert tuple(inspector.get_pk_constraint(spec.name)["constrained_columns"]) == key_of(spec)
-    assert not any(spec.column(k).nullable for k in key_of(spec))
+    assert tuple(inspector.get_pk_constraint(spec.name)["constrained_columns"]) == spec.key
+    assert not any(spec.column(k).nullable for k in spec.key)
     assert TABLES_SQL[spec.name].comment == spec.doc
     if spec.name == "points_ledger":
         assert TABLES_SQL[spec.name].c.grams.comment == "verified grams booked, signed [gCO2e]"
@@ -86,7 +87,7 @@ def test_raw_sql_can_neither_change_nor_remove_nor_replace_a_row(full: Books, sp
     with raw(full) as connection:
         before = connection.execute(f"SELECT * FROM {table}").fetchall()
         assert before
-        text = next(c.name for c in spec.columns if c.type == pa.string() and c.name not in key_of(spec))
+        text = next(c.name for c in spec.columns if c.type == pa.string() and c.name not in spec.key)
         for statement in (
             f"UPDATE {table} SET {text} = 'forged'",
             f"DELETE FROM {table}",
@@ -180,6 +181,36 @@ def test_books_of_an_earlier_declaration_gain_what_is_missing(full: Books) -> No
     assert full.read("nudges").num_rows == 0
     with raw(full) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute("DELETE FROM outbox")
+
+
+def test_books_of_the_first_revision_are_upgraded_with_their_rows(tmp_path: Path) -> None:
+    """Books as release 0001 wrote them, rows in every table: nothing is lost, and the new guards hold."""
+    path = tmp_path / "books.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript((Path(__file__).parent / "data" / "books_r0001.sql").read_text())
+        names = [n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        before = {
+            n: connection.execute(f"SELECT * FROM {n} ORDER BY 1, 2").fetchall() for n in names if n != "books_version"
+        }
+        log = connection.execute("SELECT * FROM decision_log ORDER BY 1").fetchall()
+    assert all(before.values()) and len(log) == 8
+    assert "approvals" not in before
+    with Books.open(path) as books:
+        assert books.revision() == migrations.HEAD
+        with raw(books) as connection:
+            for name, found in before.items():
+                assert connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() == found
+            assert connection.execute("SELECT * FROM decision_log ORDER BY 1").fetchall() == log
+        for spec in BOOKS:
+            assert {c["name"] for c in sa.inspect(books.engine).get_columns(spec.name)} == set(spec.column_names)
+        books.append("approvals", [sample(next(s for s in BOOKS if s.name == "approvals"))])
+        with raw(books) as connection, pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute("UPDATE approvals SET signer = 'forged'")
+        high = event("new", "proposed", 0, None)
+        books.append("decision_events", [high | {"payload": high["payload"].replace('"low"', '"high"')}])
+        with pytest.raises(TransitionRefused, match="signatures of two people"):
+            books.append("decision_events", [event("new", "approved", 1, "proposed")])
+        books.append("decision_events", [event("r-proposed", "approved", 1, "proposed")])
 
 
 def test_a_failed_migration_leaves_nothing_behind(tmp_path: Path) -> None:

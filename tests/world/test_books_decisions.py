@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -165,6 +166,80 @@ def test_within_one_batch_a_rejection_counts_at_once(books: Books) -> None:
         assert snapshot.state("a") == "proposed", "all or none"
 
 
+# -- two people behind a high-risk plan ----------------------------------------------------------------------
+
+
+def signed(signer: str, **changes: Any) -> dict[str, Any]:
+    """A signature on the high-risk plan of ``r``."""
+    return {
+        "approval_id": str(uuid.uuid4()),
+        "recommendation_id": "r",
+        "plan_hash": "plan-r",
+        "signer": signer,
+        "role": "platform",
+        "verdict": "approve",
+        "reason": "looked at it",
+        "policy_version": 1,
+        "signed_at": START,
+        "expires_at": START + timedelta(hours=1),
+    } | changes
+
+
+NOT_ENOUGH: dict[str, list[dict[str, Any]]] = {
+    "nobody": [],
+    "one person": [signed("alice")],
+    "one person twice": [signed("alice"), signed("alice", role="team-lead")],
+    "an agent": [signed("alice"), signed("governance")],
+    "the author": [signed("alice"), signed("author")],
+    "a rejection": [signed("alice"), signed("bob", verdict="reject")],
+    "another plan": [signed("alice"), signed("bob", plan_hash="edited")],
+    "another recommendation": [signed("alice"), signed("bob", recommendation_id="s")],
+    "expired": [signed("alice"), signed("bob", expires_at=START)],
+    "endless": [signed("alice"), signed("bob", expires_at=None)],
+}
+
+
+@pytest.mark.parametrize("risk", ["high", "unknown"])
+@pytest.mark.parametrize("signatures", NOT_ENOUGH.values(), ids=NOT_ENOUGH)
+def test_a_high_risk_plan_is_not_approved_without_two_people(
+    books: Books, signatures: list[dict[str, Any]], risk: str
+) -> None:
+    proposed = step("r", "proposed", payload=PROPOSAL | {"risk_level": "high"}, actor="author")
+    books.decide("planner", [proposed], START)
+    if risk == "unknown":  # what no code writes, but raw SQL could
+        with raw(books) as connection:
+            connection.execute("DROP TRIGGER decision_events_no_update")
+            connection.execute("UPDATE decision_events SET payload = json_remove(payload, '$.risk_level')")
+    books.append("approvals", signatures)
+    with pytest.raises(TransitionRefused, match="a high-risk plan needs the signatures of two people"):
+        books.decide("governance", [step("r", "approved", actor="alice")], START)
+    row = event("r", "approved", 1, "proposed", actor="alice")
+    with pytest.raises(TransitionRefused, match="a high-risk plan needs"):
+        books.append("decision_events", [row])
+    with raw(books) as connection, pytest.raises(sqlite3.IntegrityError, match="a high-risk plan needs"):
+        raw_insert(connection, row)
+    assert books.read("decision_log").column("status").to_pylist() == ["proposed"]
+
+
+def test_with_two_people_it_is_and_the_view_names_both(books: Books) -> None:
+    books.decide("planner", [step("r", "proposed", payload=PROPOSAL | {"risk_level": "high"})], START)
+    later = START + timedelta(minutes=5)
+    books.append("approvals", [signed("zoe"), signed("bob", signed_at=later), signed("eve", policy_version=7)])
+    books.append("approvals", [signed("ann", verdict="reject", plan_hash="old")])
+    books.decide("governance", [step("r", "approved", actor="bob", role="platform", policy_version=1)], later)
+    (row,) = books.read("decision_log").to_pylist()
+    assert (row["approved_by"], row["approved_at"]) == ("zoe, bob", later), "in the order they signed"
+
+
+def test_the_database_lets_raw_sql_approve_what_two_people_signed(books: Books) -> None:
+    """The guard refuses for want of signatures and for nothing else."""
+    books.decide("planner", [step("r", "proposed", payload=PROPOSAL | {"risk_level": "high"})], START)
+    books.append("approvals", [signed("alice"), signed("bob")])
+    with raw(books) as connection:
+        raw_insert(connection, event("r", "approved", 1, "proposed"))
+    assert books.read("decision_log").column("status").to_pylist() == ["approved"]
+
+
 def test_no_agent_signs_for_another_and_no_one_without_a_reason(books: Books) -> None:
     bring_to(books, "r", "proposed")
     with pytest.raises(TransitionRefused, match="actor 'planner' is an agent and not the governance"):
@@ -183,6 +258,13 @@ def test_no_agent_signs_for_another_and_no_one_without_a_reason(books: Books) ->
         ({"risk_level": "none"}, "risk_level must be one of low, medium, high"),
         ({"action_type": "delete"}, "action_type must be one of"),
         ({"current_config": "not json"}, "current_config must be a JSON object"),
+        ({"team_id": ""}, "team_id must be a text"),
+        ({"service_tier": 5}, "service_tier must be a text or null"),
+        ({"planned_for": "2026-01-06"}, "planned_for must be an instant as ISO text with its zone"),
+        ({"planned_for": "soon"}, "planned_for must be an instant"),
+        ({"issued_at": 5}, "issued_at must be an instant"),
+        ({"policy_version": True}, "policy_version must be a whole number"),
+        ({"cost_before_usd": None}, "cost_before_usd must be a finite number"),
         ({"est_latency_delta_ms": "fast"}, "est_latency_delta_ms"),
         ({"rationale_text": ""}, "rationale_text must be a text"),
         ({"confidence": float("nan")}, "not JSON"),

@@ -22,7 +22,7 @@ from signal import SIGINT
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
-from books_samples import OWNERS, PATHS, START, bring_to, event, sample, sample_table, step
+from books_samples import OWNERS, PATHS, PROPOSAL, START, bring_to, event, sample, sample_table, step
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DatabaseError
 from test_books_concurrency import run_two_processes
@@ -203,7 +203,7 @@ def test_every_cell_of_the_matrix_as_a_real_role(server: Server, database: str) 
             expected[f"{spec.name}/read"] = OK if allowed(agent, spec.name, "read") else DENIED
             if spec.name != "decision_events":
                 changes = {"factor_id": factor["factor_id"]} if spec.name == "factor_reviews" else {}
-                changes |= {"agent": agent} if spec.name == "access_log" else {}
+                changes |= {"agent": agent} if spec.name in ("access_log", "alerts") else {}
                 statements[f"{spec.name}/write"] = insert(spec.name, sample(spec, 100 + i, **changes))
                 expected[f"{spec.name}/write"] = OK if allowed(agent, spec.name, "write") else DENIED
             for verb in ("UPDATE", "DELETE"):
@@ -236,12 +236,6 @@ def test_each_role_makes_its_own_transitions_and_no_others(server: Server, datab
         assert all(got != OK and want != OK for got, want in wrong.values()), (agent, wrong)
 
 
-def test_no_role_writes_the_access_log_in_anothers_name(server: Server, database: str) -> None:
-    row = insert("access_log", sample(TABLES["access_log"], agent="verifier"))
-    assert server.codes(database, {"forged": row}, "planner") == {"forged": DENIED}
-    assert server.codes(database, {"own": row}, "verifier") == {"own": OK}
-
-
 def test_the_state_machine_binds_raw_sql(server: Server, database: str) -> None:
     server.psql(database, events_to("sm", "proposed"))
     good = event("sm", "approved", 1, "proposed")
@@ -256,6 +250,40 @@ def test_the_state_machine_binds_raw_sql(server: Server, database: str) -> None:
     }
     codes = server.codes(database, {n: insert("decision_events", r) for n, r in ({"good": good} | wrong).items()})
     assert codes == {"good": OK} | dict.fromkeys(wrong, RAISED)
+
+
+def test_a_high_risk_plan_needs_two_people_whoever_asks(server: Server) -> None:
+    name = server.create("high")
+    proposed = event("r", "proposed", 0, None)
+    proposed["payload"] = proposed["payload"].replace('"risk_level":"low"', '"risk_level":"high"')
+    server.psql(name, postgres_script() + postgres_grants() + insert("decision_events", proposed))
+    ends = START + timedelta(hours=1)
+    signed = {
+        "recommendation_id": "r",
+        "plan_hash": "plan-r",
+        "verdict": "approve",
+        "signed_at": START,
+        "expires_at": ends,
+    }
+    spec, approval = TABLES["approvals"], event("r", "approved", 1, "proposed", policy_version=1)
+    one = insert("approvals", sample(spec, 1, signer="zoe", policy_version=1, **signed))
+    two = insert("approvals", sample(spec, 2, signer="bob", policy_version=1, **signed | {"signed_at": START}))
+    twice = insert("approvals", sample(spec, 3, signer="zoe", policy_version=1, **signed))
+    approve = insert("decision_events", approval)
+    statements = {
+        "none": approve,
+        "one": f"{one}; {approve}",
+        "one_twice": f"{one}; {twice}; {approve}",
+        "two": f"{one}; {two}; {approve}",
+    }
+    assert server.codes(name, statements, "governance") == {
+        "none": RAISED,
+        "one": RAISED,
+        "one_twice": RAISED,
+        "two": OK,
+    }
+    server.psql(name, f"{one}; {two}; {approve}")
+    assert server.psql(name, "SELECT status, approved_by FROM decision_log").strip() == "approved|bob, zoe"
 
 
 def test_the_view_has_the_founding_designs_columns_and_types(server: Server, database: str) -> None:
@@ -287,6 +315,13 @@ def test_without_its_trigger_an_unapproved_execution_could_be_written(server: Se
     assert server.codes(name, {"skip": skip}) == {"skip": RAISED}
     server.psql(name, "DROP TRIGGER decision_events_transition ON decision_events")
     assert server.codes(name, {"skip": skip}) == {"skip": OK}
+
+
+@pytest.mark.parametrize("table", ["access_log", "alerts"])
+def test_no_role_writes_in_anothers_name(server: Server, database: str, table: str) -> None:
+    row = insert(table, sample(TABLES[table], agent="verifier"))
+    assert server.codes(database, {"forged": row}, "planner") == {"forged": DENIED}
+    assert server.codes(database, {"own": row}, "verifier") == {"own": OK}
 
 
 # -- Books, through a driver --------------------------------------------------------------------------------
@@ -322,6 +357,22 @@ def test_the_books_are_the_same_on_postgresql(address: str) -> None:
         assert books.read("policies", {"valid_from": at}, columns=["valid_from"]).to_pylist() == [{"valid_from": at}]
         with pytest.raises(DatabaseError, match="append-only"), books.transaction() as transaction:
             transaction.connection.execute(sa.text("UPDATE policies SET author = 'forged'"))
+
+
+def test_books_of_the_first_revision_are_upgraded_with_their_rows(address: str, server: Server) -> None:
+    name = address.split("@/")[1].split("?")[0]
+    server.psql(name, (Path(__file__).parent / "data" / "books_r0001_postgres.sql").read_text())
+    server.psql(name, events_to("r", "executed") + insert("policies", sample(POLICIES)))
+    log = server.psql(name, "SELECT * FROM decision_log")
+    with Books.open(address) as books:
+        assert books.revision() == migrations.HEAD
+        books.install_roles()
+        assert server.psql(name, "SELECT * FROM decision_log") == log
+        assert books.read("policies").num_rows == 1
+        assert books.read("approvals").num_rows == books.read("alerts").num_rows == 0
+        books.decide("planner", [step("h", "proposed", payload=PROPOSAL | {"risk_level": "high"})], START)
+        with pytest.raises(TransitionRefused, match="signatures of two people"):
+            books.decide("governance", [step("h", "approved")], START)
 
 
 def test_decisions_are_the_same_on_postgresql(address: str, tmp_path: Path) -> None:

@@ -161,6 +161,23 @@ def test_a_restated_hour_of_a_compacted_day_touches_that_hour_only(lake: Lake) -
     assert lake.read("grid_intensity").num_rows == 72
 
 
+def test_commit_times_outlive_folding_and_unfolding(lake: Lake) -> None:
+    def times() -> list[tuple[str, datetime]]:
+        return [(r["slot"], r["committed_at"]) for r in lake.inventory(["grid_intensity"]).to_pylist()]
+
+    for hours in (10, 24, 48):  # three commits, the second within the first day
+        write(lake, grid(hours), hours)
+    before = times()
+    assert len({at for _, at in before}) == 3
+    assert lake.compact("grid_intensity", end(48)) == 2
+    assert times() == before
+    write(lake, grid(48, bump={7: 0.5}), 48, reason="late data")
+    after = dict(times())
+    changed = {slot for slot, at in before if after[slot] != at}
+    assert changed == {"2026-01-01T07"}
+    assert Lake(lake.root).inventory(["grid_intensity"]).equals(lake.inventory(["grid_intensity"]))
+
+
 def test_other_engines_read_it_as_it_is(lake: Lake) -> None:
     write(lake, grid(30), 30)
     engine = QueryBuilder().register("grid", DeltaTable(lake.uri("grid_intensity")))

@@ -7,7 +7,7 @@ the newest activity is. Pure functions over ledger rows and over small tables of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,11 @@ from sust_dagster.agents.ingestor.slices import HOUR_US
 COST_SPIKE = "cost_spike"
 UNKNOWN_REGION = "unknown_region"
 
+#: What an hour is judged against: the service's hours of so long before it.
+HISTORY = timedelta(days=28)
+#: Columns of the ledger that service hours are made of.
+HISTORY_COLUMNS = ("service_name", "started_at", "cost_usd")
+
 SERVICE_HOURS = pa.schema(
     [
         ("service_name", pa.string()),
@@ -29,6 +34,10 @@ SERVICE_HOURS = pa.schema(
 )
 
 
+#: Costs are summed as decimals, so that a sum does not depend on the order or the batches of the rows.
+_EXACT = pa.decimal128(38, 12)
+
+
 @dataclass
 class ServiceHours:
     """Cost and slices by service and hour, summed over any number of ledger batches."""
@@ -36,14 +45,14 @@ class ServiceHours:
     tables: list[pa.Table] = field(default_factory=list)
 
     def add(self, ledger: pa.Table) -> None:
-        """Count ledger rows in."""
+        """Count ledger rows in; of their columns only HISTORY_COLUMNS are looked at."""
         if not ledger.num_rows:
             return
         hours = pa.table(
             {
                 "service_name": ledger.column("service_name"),
                 "hour": pc.floor_temporal(ledger.column("started_at"), unit="hour"),
-                "cost_usd": ledger.column("cost_usd"),
+                "cost_usd": pc.cast(ledger.column("cost_usd"), _EXACT),
                 "slices": pa.array(np.ones(ledger.num_rows, np.int64)),
             }
         )
@@ -55,39 +64,58 @@ class ServiceHours:
         """One row per service and hour, sorted (schema SERVICE_HOURS)."""
         if not self.tables:
             return SERVICE_HOURS.empty_table()
-        return _summed(pa.concat_tables(self.tables)).sort_by([("service_name", "ascending"), ("hour", "ascending")])
+        hours = _summed(pa.concat_tables(self.tables)).cast(SERVICE_HOURS)
+        return hours.sort_by([("service_name", "ascending"), ("hour", "ascending")])
 
 
 def _summed(hours: pa.Table) -> pa.Table:
     grouped = hours.group_by(["service_name", "hour"]).aggregate([("cost_usd", "sum"), ("slices", "sum")])
-    return grouped.rename_columns(SERVICE_HOURS.names).cast(SERVICE_HOURS)
+    return grouped.rename_columns(SERVICE_HOURS.names)
 
 
 def cost_spikes(
-    hours: pa.Table, *, ratio: float = 10.0, z: float = 3.5, least_hours: int = 8, days: int = 28
+    hours: pa.Table,
+    *,
+    ratio: float = 10.0,
+    z: float = 3.5,
+    least_hours: int = 8,
+    usual_days: int = 3,
+    history: timedelta = HISTORY,
 ) -> pa.Table:
     """Service hours that cost ``ratio`` times the service's median hour or more and stand out by robust z-score.
 
-    ``hours`` is in SERVICE_HOURS. An hour is judged against the service's hours of the ``days`` before it, so what
-    comes later never changes the verdict. The z-score is 0.6745 (cost - median) / MAD; where most hours cost the
+    ``hours`` is in SERVICE_HOURS. An hour is judged against the service's hours of the ``history`` before it, so
+    what comes later never changes the verdict. The z-score is 0.6745 (cost - median) / MAD; where most hours cost the
     same (MAD 0) any difference stands out. A level the service reaches in more than a twentieth of its hours is no
-    spike. With fewer than ``least_hours`` hours before it an hour is not judged.
-    Returns service_name, hour, cost_usd, median_usd, ratio.
+    spike, nor is one whose half it reached on ``usual_days`` days or more: a nightly job is no news. With fewer than
+    ``least_hours`` hours before it an hour is not judged. Returns service_name, hour, cost_usd, median_usd, ratio.
     """
+    span = f"interval {history // timedelta(seconds=1)} seconds"
     return query(
         f"""
         with judged as (
             select service_name, hour, cost_usd, median(cost_usd) over earlier as median_usd,
-                mad(cost_usd) over earlier as spread, count(cost_usd) over earlier as n,
-                quantile_cont(cost_usd, 0.95) over earlier as usual_most
+                count(cost_usd) over earlier as n
             from hours
             window earlier as (partition by service_name order by hour
-                range between interval {days} days preceding and interval 1 second preceding)
+                range between {span} preceding and interval 1 second preceding)
+        ),
+        dear as (  -- few: only for them the costlier figures are worked out
+            select * from judged where n >= {least_hours} and median_usd > 0 and cost_usd >= {ratio} * median_usd
+        ),
+        measured as (
+            select service_name, dear.hour, any_value(dear.cost_usd) as cost_usd,
+                any_value(median_usd) as median_usd, mad(earlier.cost_usd) as spread,
+                quantile_cont(earlier.cost_usd, 0.95) as usual_most,
+                count(distinct earlier.hour::date) filter (2 * earlier.cost_usd >= dear.cost_usd) as days_alike
+            from dear join hours as earlier using (service_name)
+            where earlier.hour < dear.hour and earlier.hour >= dear.hour - {span}
+            group by service_name, dear.hour
         )
         select service_name, hour, cost_usd, median_usd, cost_usd / median_usd as ratio
-        from judged
-        where n >= {least_hours} and median_usd > 0 and cost_usd >= {ratio} * median_usd
-            and cost_usd > usual_most and (spread = 0 or 0.6745 * (cost_usd - median_usd) / spread >= {z})
+        from measured
+        where cost_usd > usual_most and days_alike < {usual_days}
+            and (spread = 0 or 0.6745 * (cost_usd - median_usd) / spread >= {z})
         order by service_name, hour
         """,
         {"hours": hours},

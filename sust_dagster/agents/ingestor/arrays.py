@@ -17,12 +17,17 @@ import pyarrow.compute as pc
 _local = threading.local()
 
 
-def query(sql: str, tables: Mapping[str, pa.Table]) -> pa.Table:
-    """Run ``sql`` over Arrow tables by name, in memory; one connection per thread."""
-    connection = getattr(_local, "connection", None)
+def query(sql: str, tables: Mapping[str, pa.Table], *, threads: int = 0) -> pa.Table:
+    """Run ``sql`` over Arrow tables by name, in memory; one connection per thread.
+
+    ``threads=1`` where floats are summed: in one order, so that the same inputs give the same bytes. 0 = all cores.
+    """
+    name = f"connection_{threads}"
+    connection = getattr(_local, name, None)
     if connection is None:
-        connection = _local.connection = duckdb.connect()
+        connection = duckdb.connect(config={"threads": threads} if threads else {})
         connection.execute("SET TimeZone = 'UTC'")
+        setattr(_local, name, connection)
     for name, table in tables.items():
         connection.register(name, table)
     try:

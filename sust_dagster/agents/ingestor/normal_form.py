@@ -104,6 +104,7 @@ class NormalColumn:
 
 
 COLUMNS: tuple[NormalColumn, ...] = (
+    NormalColumn("x_Bill", TEXT, "label of the bill: the file, folder or stream that was named; x_File unless given"),
     NormalColumn("x_File", TEXT, "label of the file or table the row is from"),
     NormalColumn("x_Row", pa.int64(), "number of the data row in it, from 1; the header is not counted"),
     NormalColumn("x_Delivery", pa.int64(), "files delivered together (parts of one export) share a number"),
@@ -147,6 +148,9 @@ COLUMNS: tuple[NormalColumn, ...] = (
 
 NORMAL: pa.Schema = pa.schema([pa.field(c.name, c.type, metadata={"doc": c.doc}) for c in COLUMNS])
 
+#: Columns that say where a row stands, not what it is: they change without the row changing.
+PLACE_COLUMNS = ("x_Bill", "x_File", "x_Row", "x_Delivery")
+
 #: Columns that must hold a value in every row of a normal table.
 REQUIRED = ("x_File", "x_Row", "x_Provider", "x_ChargeKind")
 
@@ -156,7 +160,7 @@ class NormalFormError(ValueError):
 
 
 def normal_table(columns: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -> pa.Table:
-    """A table in the normal form from the columns given; absent ones are null (flags: 0, delivery: 0).
+    """A table in the normal form from the columns given; absent ones are null (flags, delivery: 0; bill: the file).
 
     Raises :class:`NormalFormError` for an unknown column, a missing required one or a wrong type.
     """
@@ -169,6 +173,8 @@ def normal_table(columns: Mapping[str, pa.Array | pa.ChunkedArray], rows: int) -
     arrays: list[pa.Array | pa.ChunkedArray] = []
     for f in NORMAL:
         values = columns.get(f.name)
+        if values is None and f.name == "x_Bill":
+            values = columns["x_File"]
         if values is None:
             zero = f.name in ("x_Flags", "x_Delivery")
             values = pa.array(np.zeros(rows, f.type.to_pandas_dtype())) if zero else pa.nulls(rows, f.type)
@@ -212,13 +218,28 @@ class Rejects:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def with_rows(self, other: Rejects) -> Rejects:
+        """These rows and then the other's."""
+        if not len(self) or not len(other):
+            return self if len(self) else other
+        return Rejects(**{name: pa.concat_arrays([mine, getattr(other, name)]) for name, mine in vars(self).items()})
+
+    def filter(self, mask: np.ndarray) -> Rejects:
+        """The rows where ``mask`` is true."""
+        if mask.all():
+            return self
+        keep = pa.array(mask)
+        return Rejects(**{name: values.filter(keep) for name, values in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class BillBatch:
     """A stretch of one bill: its rows in the normal form, and those that could not be read.
 
-    ``raw`` holds the same rows as ``normal``, as the file has them, for the quarantine; ``source_columns``
-    says which column of the file a column of the normal form was read from.
+    ``label`` names the file, ``bill`` what was named to be read (a folder of many files is one bill): references
+    and counts go by the bill, so that they do not change with the files its rows are spread over. ``raw`` holds
+    the same rows as ``normal``, as the file has them, for the quarantine; ``source_columns`` says which column of
+    the file a column of the normal form was read from.
     """
 
     label: str
@@ -226,6 +247,12 @@ class BillBatch:
     rejects: Rejects = field(default_factory=Rejects)
     raw: pa.Table | None = None
     source_columns: Mapping[str, str] = field(default_factory=dict)
+    bill: str = ""
+
+    @property
+    def bill_label(self) -> str:
+        """The bill's label: the file's own where no other is given."""
+        return self.bill or self.label
 
     @property
     def rows_read(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 
 from sust_dagster.agents.ingestor.anomalies import ServiceHours, mark
 from sust_dagster.agents.ingestor.arrays import as_dictionary, codes, microseconds
-from sust_dagster.agents.ingestor.keys import Duplicates
-from sust_dagster.agents.ingestor.ledger import OUTSIDE, IngestOptions, IngestResult, to_ledger
+from sust_dagster.agents.ingestor.duplicates import ContentOrder, Duplicates, Seen
+from sust_dagster.agents.ingestor.ledger import IngestOptions, IngestResult, to_ledger
 from sust_dagster.agents.ingestor.normal_form import BillBatch, Rejects
 from sust_dagster.agents.ingestor.quarantine import NO_HOUR
 from sust_dagster.agents.ingestor.slices import HOUR_US, slice_counts
+from sust_dagster.agents.ingestor.sorting import OUTSIDE
 from sust_dagster.world.schemas import ACTIVITY_LEDGER, INGEST_COUNTS, QUARANTINE
 
 #: Most slices made at once; a batch of month-long rows is taken in smaller steps.
@@ -64,7 +65,7 @@ class IngestSummary:
         for text, n in texts.items():
             for flag in text.split(";"):
                 self.quality[flag] += n
-        for label, n in zip(*(result.counts.column(c).to_pylist() for c in ("source_label", "rows")), strict=True):
+        for label, n in zip(*(result.counts.column(c).to_pylist() for c in ("file", "rows")), strict=True):
             self.files[label] += n
         self.cost_usd += pc.sum(result.ledger.column("cost_usd")).as_py() or 0.0
         self.vcpu_hours += pc.sum(result.ledger.column("vcpu_hours")).as_py() or 0.0
@@ -115,11 +116,12 @@ class Ingestion:
         window: tuple[datetime, datetime] | None = None,
         undated: datetime | None = None,
         max_slices: int = MAX_SLICES,
+        order: ContentOrder | None = None,
     ) -> None:
         self.options = options or IngestOptions()
         self.summary = IngestSummary()
         self._batches = gathered(batches)
-        self._duplicates = Duplicates()
+        self._seen = Seen(Duplicates(order=order))
         self._window = (_micros(window[0]), _micros(window[1])) if window else None
         self._undated = _micros(undated) if undated else (self._window[0] if self._window else None)
         self._max_slices = max_slices
@@ -141,20 +143,15 @@ class Ingestion:
             start, missing = microseconds(batch.normal.column("ChargePeriodStart"))
             if not missing.all():
                 self._undated = int(start[~missing].min()) // HOUR_US * HOUR_US
-        rejects: Rejects | None = batch.rejects
+        undated = NO_HOUR if self._undated is None else self._undated
         for low, high in _steps(batch.normal, self._max_slices):
-            yield to_ledger(
-                batch.normal.slice(low, high - low),
-                self.options,
-                duplicates=self._duplicates,
-                window=self._window,
-                rejects=rejects,
+            step = replace(
+                batch,
+                normal=batch.normal.slice(low, high - low),
                 raw=batch.raw.slice(low, high - low) if batch.raw is not None else None,
-                source_columns=batch.source_columns,
-                undated=NO_HOUR if self._undated is None else self._undated,
-                label=batch.label,
+                rejects=batch.rejects if low == 0 else Rejects(),
             )
-            rejects = None
+            yield to_ledger(step, self.options, seen=self._seen, window=self._window, undated=undated)
 
 
 def gathered(batches: Iterable[BillBatch], rows: int = GATHERED_ROWS) -> Iterator[BillBatch]:
@@ -191,6 +188,7 @@ def _together(batches: list[BillBatch]) -> BillBatch:
         normal=pa.concat_tables([b.normal for b in batches]).unify_dictionaries().combine_chunks(),
         raw=pa.concat_tables(raw).unify_dictionaries().combine_chunks() if raw else None,
         source_columns=batches[0].source_columns,
+        bill=batches[0].bill,
     )
 
 
@@ -205,9 +203,39 @@ def ingest(
 
     Memory is bounded by the batch, plus 20 bytes per distinct usage line for duplicates. ``window`` keeps only
     slices that start in it. ``undated`` is the hour of quarantined rows that claim none (default: the window's
-    first, else the first hour met).
+    first, else the first hour met). Of lines with one key and different content, which is numbered first, and which
+    is left out as a duplicate, follows the order of the rows here, unlike in :func:`ingest_range`.
     """
     return Ingestion(batches, options, window=window, undated=undated)
+
+
+def ingest_in_any_order(
+    batches: Iterable[BillBatch],
+    options: IngestOptions | None = None,
+    *,
+    window: tuple[datetime, datetime] | None = None,
+    undated: datetime | None = None,
+) -> tuple[list[IngestResult], IngestSummary]:
+    """All results at once, the same (but for their order) whatever the order of the rows within a delivery.
+
+    The batches are held in memory: where the number of a line depended on the order of the rows, they are gone
+    through a second time. Arguments as for :func:`ingest`.
+    """
+    held: list[BillBatch] = []
+    order = ContentOrder()
+    run = Ingestion(_holding(batches, held), options, window=window, undated=undated, order=order)
+    results = list(run)
+    if order.settle():
+        run = Ingestion(held, options, window=window, undated=undated, order=order)
+        results = list(run)
+    return results, run.summary
+
+
+def _holding(batches: Iterable[BillBatch], held: list[BillBatch]) -> Iterator[BillBatch]:
+    """The batches as they come, which they do while earlier ones are worked on; each is kept in ``held``."""
+    for batch in batches:
+        held.append(batch)
+        yield batch
 
 
 @dataclass(frozen=True)
@@ -250,13 +278,13 @@ def ingest_range(
     """One range of hours ``[start, end)`` in memory, for storing by hour.
 
     A row is counted, and quarantined, in the hour its charge period starts; its slices go to their own hours.
-    So ranges side by side give what one range over all gives. ``undated`` is the project's hour for rows that
+    So ranges side by side give what one range over all gives, and the content of an hour does not depend on the
+    order of the bill's rows or on the files of one bill they are in. ``undated`` is the project's hour for rows that
     claim none (default ``start``). Cost spikes are marked against the services' hours of the range and
     ``history``.
     """
     undated = undated or start
-    run = Ingestion(batches, options, window=(start, end), undated=undated)
-    results = list(run)
+    results, summary = ingest_in_any_order(batches, options, window=(start, end), undated=undated)
     low, high = _micros(start), _micros(end)
     ledger = pa.concat_tables([ACTIVITY_LEDGER.empty(), *(r.ledger for r in results)]).combine_chunks()
     quarantine = pa.concat_tables([QUARANTINE.empty(), *(r.quarantine for r in results)])
@@ -265,7 +293,7 @@ def ingest_range(
         ledger=mark(ledger, history),
         quarantine=quarantine.combine_chunks(),
         counts=_range_counts([r.counts for r in results], low, high, _micros(undated)),
-        totals=run.summary,
+        totals=summary,
     )
 
 

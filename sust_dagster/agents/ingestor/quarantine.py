@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sust_dagster.agents.ingestor.arrays import instants, microseconds
+from sust_dagster.agents.ingestor.duplicates import EqualKeys, KeyCounts
+from sust_dagster.agents.ingestor.keys import digests, md5_texts, numbered, record_refs
 from sust_dagster.agents.ingestor.normal_form import SOURCE, Rejects
 from sust_dagster.agents.ingestor.slices import HOUR_US
 from sust_dagster.world.schemas import QUARANTINE
@@ -37,30 +39,35 @@ REASONS: Mapping[str, str] = {
 NO_HOUR = 0
 
 
-def quarantine_table(label: pa.Array | str, rejects: Rejects, undated: int = NO_HOUR) -> pa.Table:
-    """Rejects as QUARANTINE rows. ``undated`` (µs) is the hour of rows that claim none."""
-    rows = len(rejects)
-    if not rows:
+def quarantine_table(bills: pa.Array, rejects: Rejects, undated: int, refused: KeyCounts) -> pa.Table:
+    """Rejects as QUARANTINE rows.
+
+    ``bills`` the label of the bill of each; ``undated`` (µs) the hour of rows that claim none; ``refused`` how
+    often each row was refused before, which grows.
+    """
+    if not len(rejects):
         return QUARANTINE.empty()
-    labels = pa.array([label]).take(pa.array(np.zeros(rows, np.int32))) if isinstance(label, str) else label
     start, missing = microseconds(rejects.hour)
     hour = np.where(missing, undated, start) // HOUR_US * HOUR_US
     encoded = pc.dictionary_encode(rejects.reason)
     fixes = pa.array([REASONS.get(r, "see the reason") for r in encoded.dictionary.to_pylist()], pa.string())
+    raw = pc.fill_null(rejects.raw, "{}")
     return QUARANTINE.conform(
         {
-            "source": pa.array([SOURCE]).take(pa.array(np.zeros(rows, np.int32))),
-            "raw_record_ref": row_refs(labels.cast(pa.string()), rejects.rows),
+            "source": pa.array([SOURCE]).take(pa.array(np.zeros(len(rejects), np.int32))),
+            "raw_record_ref": _refs(bills, raw, refused),
             "reason": rejects.reason,
             "column": rejects.column,
             "value": rejects.value,
             "fix": fixes.take(encoded.indices),
-            "raw_record": pc.fill_null(rejects.raw, "{}"),
+            "raw_record": raw,
             "quarantined_for": instants(hour),
         }
     )
 
 
-def row_refs(labels: pa.Array, rows: pa.Array) -> pa.Array:
-    """``label#row=n`` references to raw records."""
-    return pc.binary_join_element_wise(labels, rows.cast(pa.string()), "#row=")
+def _refs(bills: pa.Array, raw: pa.Array, refused: KeyCounts) -> pa.Array:
+    """References of refused rows: the MD5 of the raw record, and a number where the same row was refused before."""
+    refs = record_refs(bills, md5_texts(raw))
+    hashed = digests(refs)
+    return numbered(refs, EqualKeys(hashed[:, 0], hashed[:, 1]).nth(refused))

@@ -153,6 +153,7 @@ def _search(  # noqa: C901 - one compiled loop: calls inside it cost more than t
     has_closed: Flags, order: Ints, floor: Floats, out_region: Ints, out_delay: Ints, out_score: Floats,
 ) -> None:  # fmt: skip  # pragma: no cover
     values = np.empty(MOST_DELAYS + 1)
+    only_carbon = price.shape[1] == 0 and capacity.shape[1] == 0
     for j in range(low, high):
         duration, start = duration_hours[j], start_hours[j]
         end = start + duration
@@ -172,6 +173,18 @@ def _search(  # noqa: C901 - one compiled loop: calls inside it cost more than t
             if constant + energy * floor[r] > best + TIE * abs(best):
                 continue  # not even in its cleanest hour
             end0, end1, begin0, begin1 = kw[j] * (1.0 - b), kw[j] * b, kw[j] * (1.0 - a), kw[j] * a
+            if only_carbon:
+                # A look at the least value first, without keeping the others: most regions end here. Unsigned places
+                # and no slices, so that the loop is vector code.
+                at_end, at_begin, one = nb.uintp(h1), nb.uintp(h0), nb.uintp(1)
+                row = nb.uintp(r)
+                least = np.inf
+                for shift in range(nb.uintp(count)):
+                    value = end0 * carbon[row, at_end + shift] + end1 * carbon[row, at_end + shift + one]
+                    value -= begin0 * carbon[row, at_begin + shift] + begin1 * carbon[row, at_begin + shift + one]
+                    least = min(least, value)
+                if constant + least > best + 2.0 * TIE * abs(best):
+                    continue
             ends, begins = carbon[r, h1 : h1 + count + 1], carbon[r, h0 : h0 + count + 1]
             for s in range(count):
                 values[s] = constant + end0 * ends[s] + end1 * ends[s + 1] - begin0 * begins[s] - begin1 * begins[s + 1]

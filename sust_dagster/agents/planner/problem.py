@@ -137,6 +137,12 @@ class Problem:
                 raise ProblemError(f"{name} has shape {values.shape}, wanted ({n},)")
             if not np.isfinite(values).all() or (values < 0).any():
                 raise ProblemError(f"{name} holds a value that is no finite number from 0 up")
+        if np.isnan(self.capacity).any() or (self.capacity < 0).any():
+            region, hour = np.argwhere(~(self.capacity >= 0))[0]
+            raise ProblemError(
+                f"capacity of {self.regions[region]} in hour {hour} is {self.capacity[region, hour]}:"
+                " give vCPUs from 0 up, or inf where there is no limit"
+            )
         if len(self) and self.max_delay.max() > MOST_DELAYS:
             raise ProblemError(f"max_delay holds {self.max_delay.max()}, the most is {MOST_DELAYS} hours")
 
@@ -249,19 +255,34 @@ def evaluate(problem: Problem, region: Ints, delay: Ints) -> Figures:
 
 def load(problem: Problem, region: Ints, delay: Ints, chosen: Flags | None = None) -> Floats:
     """R x H average vCPUs held by the (``chosen``) jobs: vCPU-hours of each hour. Runs outside the hours are cut."""
-    r, hours = len(problem.regions), problem.hours
+    return spread(problem, problem.vcpus, region, delay, chosen)[0]
+
+
+def spread(
+    problem: Problem,
+    rate: Floats,
+    region: Ints,
+    delay: Ints,
+    chosen: Flags | None = None,
+    owner: Ints | None = None,
+    owners: int = 1,
+) -> Floats:
+    """Sum of ``rate`` x hours run, by owner, region and hour (owners x R x H), of the (``chosen``) jobs."""
+    regions, hours = len(problem.regions), problem.hours
     pick = np.arange(len(problem)) if chosen is None else np.flatnonzero(chosen)
     at = region[pick] * (hours + 2)
-    start = np.clip(problem.start_hours[pick] + delay[pick], 0.0, float(hours))
-    end = np.clip(start + problem.duration_hours[pick], 0.0, float(hours))
-    # The load of a step function is the second difference of its integral: four weights per run, summed by hour.
-    edges = np.zeros(r * (hours + 2))
-    for moment, sign in ((start, 1.0), (end, -1.0)):
+    if owner is not None:
+        at = at + owner[pick] * regions * (hours + 2)
+    start = problem.start_hours[pick] + delay[pick]
+    # What a run holds in an hour is the first difference of its integral: four weights per run, summed by hour.
+    edges = np.zeros(owners * regions * (hours + 2))
+    for moment, sign in ((start, 1.0), (start + problem.duration_hours[pick], -1.0)):
+        moment = np.clip(moment, 0.0, float(hours))
         whole = np.floor(moment).astype(np.int64)
         part = moment - whole
-        edges += np.bincount(at + whole, sign * problem.vcpus[pick] * (1 - part), minlength=len(edges))
-        edges += np.bincount(at + whole + 1, sign * problem.vcpus[pick] * part, minlength=len(edges))
-    return np.cumsum(edges.reshape(r, hours + 2), axis=1)[:, :hours]
+        edges += np.bincount(at + whole, sign * rate[pick] * (1 - part), minlength=len(edges))
+        edges += np.bincount(at + whole + 1, sign * rate[pick] * part, minlength=len(edges))
+    return np.cumsum(edges.reshape(owners, regions, hours + 2), axis=2)[:, :, :hours]
 
 
 #: Why a job stays as it is though it was looked at; '' where it has a place of the plan's own choosing.
@@ -282,9 +303,8 @@ class Plan:
     """A choice for every job, and what is proven about it.
 
     ``relaxed`` names limits that even the status quo, or every choice found, breaks; the jobs concerned stay at their
-    status quo with the limit as their ``reason``. ``lower_bound`` holds for every plan that keeps the limits on the
-    same jobs; None = no bound is claimed. The gap is on the objective's score without what no choice can change only
-    if ``gap_on`` says so.
+    status quo with the limit as their ``reason``. ``lower_bound`` holds for every plan that leaves those same jobs
+    where they are and keeps all other limits; None = no bound is claimed.
     """
 
     region: Ints
@@ -300,6 +320,21 @@ class Plan:
     """R x H: score that one more vCPU-hour there would save (dual prices); None where nothing couples."""
     proven_optimal: bool = False
     notes: tuple[str, ...] = ()
+    carbon: float | None = None
+    """The carbon part of ``objective``: ``per_kg x kg``; None where it was not added up."""
+
+    @property
+    def carbon_gap(self) -> float | None:
+        """(objective - lower bound) / carbon part: the most of the carbon that a better plan could still save.
+
+        The plain gap of an objective that is mostly money says nothing about carbon: 0.01 % of a bill can be a tenth
+        of its carbon. Equal to ``gap`` where the objective is kg.
+        """
+        if self.lower_bound is None or self.carbon is None:
+            return None
+        if self.proven_optimal or self.objective == self.lower_bound:
+            return 0.0
+        return (self.objective - self.lower_bound) / self.carbon if self.carbon else np.inf
 
     @property
     def gap(self) -> float | None:

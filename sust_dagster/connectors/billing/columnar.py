@@ -5,7 +5,7 @@ Belongs here: opening, choosing columns, flattening. Lists and maps stay what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +53,7 @@ class ColumnarFile:
         """Let go of the file; :meth:`batches` does so by itself."""
         self._source.close()
 
-    def batches(self, include: Sequence[str], plain: frozenset[str]) -> Iterator[RawBatch]:
+    def batches(self, include: Sequence[str], plain: frozenset[str]) -> Generator[RawBatch]:
         """Batches of the wanted columns. Raises :class:`BillingError` where the data is damaged."""
         schema = self._parquet.schema_arrow
         texts = [

@@ -7,7 +7,7 @@ means, and whether it is one, is decided later, so that a bad value costs its ro
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,7 +115,7 @@ class DelimitedFile:
         consumed = len(text) - len(body) + sum(len(part) for part in lines[: reader.line_num])
         return _distinct(names), delimiter, text[consumed:].encode("utf-8", "replace")
 
-    def batches(self, include: Sequence[str], plain: frozenset[str]) -> Iterator[RawBatch]:
+    def batches(self, include: Sequence[str], plain: frozenset[str]) -> Generator[RawBatch]:
         """Batches of the wanted columns; ``plain`` ones as strings, the rest as dictionary arrays.
 
         Raises :class:`BillingError` where the file cannot be parsed on.

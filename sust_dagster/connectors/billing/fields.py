@@ -227,7 +227,7 @@ class Fields:
             raw=clean(rows_as_json(raw)),
             hour=start.take(at),
         )
-        return free, joined(mine, rejects)
+        return free, mine.with_rows(rejects)
 
     def _malformed(self) -> Rejects:
         found = self.raw.malformed
@@ -247,15 +247,6 @@ class Fields:
 def clean(texts: pa.Array) -> pa.Array:
     """Texts with the mark of undecodable bytes shown as a replacement character."""
     return pc.replace_substring(texts, INVALID, "\ufffd")
-
-
-def joined(first: Rejects, second: Rejects) -> Rejects:
-    """Two sets of rejects in one."""
-    if not len(first):
-        return second
-    if not len(second):
-        return first
-    return Rejects(**{name: pa.concat_arrays([getattr(first, name), getattr(second, name)]) for name in vars(first)})
 
 
 def without_marks(values: pa.DictionaryArray) -> pa.DictionaryArray:

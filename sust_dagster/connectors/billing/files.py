@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sust_dagster.agents.ingestor.arrays import microseconds, one_chunk, take_text
-from sust_dagster.agents.ingestor.normal_form import TIME, BillBatch, Rejects, normal_table
+from sust_dagster.agents.ingestor.normal_form import TIME, BillBatch, normal_table
 from sust_dagster.agents.ingestor.slices import HOUR_US
 from sust_dagster.connectors.billing import azure
 from sust_dagster.connectors.billing.ahead import read_ahead
@@ -29,6 +30,7 @@ from sust_dagster.connectors.billing.fields import Fields, find_columns, plain_n
 from sust_dagster.connectors.billing.formats import Format, recognise
 from sust_dagster.connectors.billing.parsing import DateOrder, date_order, has_slashed_dates
 from sust_dagster.connectors.billing.places import BillFile, find_bills
+from sust_dagster.connectors.billing.text import INVALID
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,26 @@ class FileBilling:
         every = (batch for file in self.files for batch in self._batches(file))
         yield from (overlapping(batch, start, end) for batch in read_ahead(every))
 
+    def raw_row(self, label: str, row: int) -> dict[str, Any]:
+        """All columns of one row as the file has them (a malformed row: its text), by label and number of the row.
+
+        Raises :class:`BillingError` where there is no such file or row.
+        """
+        file = next((f for f in self.files if f.label == label), None)
+        if file is None:
+            raise BillingError("is no file of this bill", file=label, fix="name the bill that holds it")
+        opened = self._open(file)
+        with closing(opened.batches(opened.columns, frozenset(opened.columns))) as batches:
+            for raw in batches:
+                for bad in raw.malformed:
+                    if bad.row == row:
+                        return {"text": bad.text.replace(INVALID, "\ufffd")}
+                (at,) = np.nonzero(raw.rows == row)
+                if len(at):
+                    (found,) = raw.batch.slice(int(at[0]), 1).to_pylist()
+                    return {k: v.replace(INVALID, "\ufffd") if isinstance(v, str) else v for k, v in found.items()}
+        raise BillingError("there is no such row", file=label, row=row, fix="look the reference up again")
+
     def _open(self, file: BillFile) -> DelimitedFile | ColumnarFile:
         kind = file.kind()
         if kind == "parquet":
@@ -84,7 +106,7 @@ class FileBilling:
 
     def _batches(self, file: BillFile) -> Iterator[BillBatch]:
         opened = self._open(file)
-        reader = Reader(opened.columns, file.label, delivery=file.delivery, dates=self._dates)
+        reader = Reader(opened.columns, file.label, bill=file.bill, delivery=file.delivery, dates=self._dates)
         for raw in opened.batches(reader.include, reader.plain):
             yield reader.batch(raw)
 
@@ -92,12 +114,15 @@ class FileBilling:
 class Reader:
     """Reads raw batches of one file: the format is chosen once, by the columns."""
 
-    def __init__(self, columns: list[str], label: str, *, delivery: int = 0, dates: DateOrder | None = None) -> None:
+    def __init__(
+        self, columns: list[str], label: str, *, bill: str = "", delivery: int = 0, dates: DateOrder | None = None
+    ) -> None:
         self.label = label
+        self.bill = bill or label
         self.format: Format = recognise(columns, label)
         self.name = self.format.name(frozenset(plain_name(c) for c in columns))
         self._found = find_columns(self.format.columns, columns)
-        self._tags = self.format.tag_columns(columns)
+        self._tags = sorted(self.format.tag_columns(columns))  # the tags of a line are part of what it is
         self._delivery = delivery
         self._dates = dates
         self._dates_settled = dates is not None
@@ -115,6 +140,7 @@ class Reader:
         normal = normal_table(
             {
                 **converted,
+                "x_Bill": fields.constant(self.bill),
                 "x_File": fields.constant(self.label),
                 "x_Row": pa.array(raw.rows),
                 "x_Delivery": pa.array(np.full(fields.rows, self._delivery, np.int64)),
@@ -126,7 +152,7 @@ class Reader:
         table = pa.Table.from_batches([raw.batch])
         if not good.all():
             normal, table = normal.filter(pa.array(good)), table.filter(pa.array(good))
-        return BillBatch(self.label, normal, rejects, table, self._shown())
+        return BillBatch(self.label, normal, rejects, table, self._shown(), self.bill)
 
     def _shown(self) -> dict[str, str]:
         return {
@@ -168,10 +194,7 @@ def overlapping(batch: BillBatch, start: datetime | None, end: datetime | None) 
     keep = no_first | ((np.minimum(first, last) < high) & ((np.maximum(first, last) > low) | (first >= low)))
     hour, undated = microseconds(batch.rejects.hour)
     kept = undated | ((hour >= low) & (hour < high))
-    rejects = batch.rejects
-    if not kept.all():
-        mask = pa.array(kept)
-        rejects = Rejects(**{name: values.filter(mask) for name, values in vars(rejects).items()})
+    rejects = batch.rejects.filter(kept)
     if keep.all():
         return replace(batch, rejects=rejects)
     mask = pa.array(keep)
@@ -190,8 +213,8 @@ def _micros(moment: datetime | None, otherwise: int) -> int:
 def from_arrow(table: pa.Table, label: str, *, delivery: int = 0, by_hour: bool = False) -> BillBatch:
     """One batch from a bill that is already an Arrow table (typed or text columns of any recognised format).
 
-    With ``by_hour`` rows are labelled and numbered by the hour their charge period starts in
-    (``label/2026-10-01T05#row=1``), so that a row keeps its reference however the table is cut at hours.
+    With ``by_hour`` files are the hours that charge periods start in (row 1 of ``label/2026-10-01T05``), so that a
+    row can be found again however the table is cut at hours.
     """
     flat = flatten(table).combine_chunks()
     reader = Reader(flat_names(table.schema), label, delivery=delivery)
@@ -231,3 +254,9 @@ class TableBilling:
         if start is None or end is None:
             raise BillingError("a range is needed", file=self._label, fix="give start and end")
         yield overlapping(from_arrow(self._rows(start, end), self._label, by_hour=True), start, end)
+
+    def raw_row(self, label: str, row: int) -> dict[str, Any]:
+        """All columns of one row, by label and number as :meth:`read` gives them."""
+        start = datetime.strptime(label.rpartition("/")[2], "%Y-%m-%dT%H").replace(tzinfo=UTC)
+        (found,) = self._rows(start, start + timedelta(hours=1)).slice(row - 1, 1).to_pylist()
+        return found

@@ -23,7 +23,7 @@ _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _COMPACT_DATE = r"^\d{8}$"
 _SLASHED = rf"^\d{{1,2}}/\d{{1,2}}/\d{{4}}({_CLOCK})?$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_NOT_FINITE = r"^[+-]?([Ii]nf(inity)?|INF(INITY)?|[Nn]a[Nn]|NAN)$"
+_NOT_FINITE = r"(?i)^[+-]?(inf(inity)?|nan)$"
 
 
 class Times(NamedTuple):
@@ -165,7 +165,8 @@ def merged_objects(weak: pa.Array, strong: pa.Array) -> pa.Array:
         return weak
     return one_chunk(
         query(
-            "select coalesce(json_merge_patch(w, s), w, s) as j from pairs",
+            # What stands alone is kept as it is written, whatever the rows beside it have.
+            "select case when w is null then s when s is null then w else json_merge_patch(w, s) end as j from pairs",
             {"pairs": pa.table({"w": weak.cast(pa.string()), "s": strong.cast(pa.string())})},
         ).column(0)
     ).cast(pa.string())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -33,12 +33,13 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class BillFile:
-    """One file of a bill: where it is, its label in references, and the number of its delivery."""
+    """One file of a bill: where it is, its label, the number of its delivery and the label of its bill."""
 
     system: fs.FileSystem
     path: str
     label: str
     delivery: int = 0
+    bill: str = ""
 
     def open_stream(self) -> pa.NativeFile:
         """The file's bytes from the start. Raises :class:`BillingError` where it cannot be opened."""
@@ -74,25 +75,28 @@ class BillFile:
 def find_bills(paths: str | Path | Iterable[str | Path]) -> list[BillFile]:
     """The bill files behind files, folders and URLs (s3://, gs://, abfs://, file://), in a stable order.
 
-    Parts of one export (by their names, in one folder) share a delivery number. Raises :class:`BillingError`
-    for a path that does not exist or holds no bill.
+    Each path that is given is one bill, labelled by its own name, whatever files a folder comes to hold. Parts of
+    one export (by their names, in one folder) share a delivery number. Raises :class:`BillingError` for a path that
+    does not exist or holds no bill.
     """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
         raise BillingError("no bill was named", fix="give at least one file, folder or URL")
     groups = [_files_of(str(p)) for p in listed]
-    labels = _labels(groups)
+    labels = _labels({path for group in groups for _, path in group})
+    places = [file_system(str(p))[1] for p in listed]
+    bills = _labels(set(places))
     files: list[BillFile] = []
     delivery = -1
     previous: tuple[str, ...] | None = None
-    for group, names in zip(groups, labels, strict=True):
+    for group, place in zip(groups, places, strict=True):
         previous = None  # the same path given twice is two deliveries
-        for (system, path), label in zip(group, names, strict=True):
+        for system, path in group:
             family = _family(path)
             if family is None or family != previous:
                 delivery += 1
             previous = family
-            files.append(BillFile(system, path, label, delivery))
+            files.append(BillFile(system, path, labels[path], delivery, bills[place]))
     return files
 
 
@@ -174,12 +178,11 @@ def _without_secrets(place: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1] if parts.password else parts.netloc}{parts.path}"
 
 
-def _labels(groups: Sequence[Sequence[tuple[fs.FileSystem, str]]]) -> list[list[str]]:
-    """Short labels, distinct for distinct files: the shortest tail of the path that tells them apart."""
-    paths = {path for group in groups for _, path in group}
+def _labels(paths: set[str]) -> dict[str, str]:
+    """Short labels, distinct for distinct paths: the shortest tail that tells them apart."""
     depth = 1
     while True:
-        label = {p: "/".join(PurePosixPath(p.replace("\\", "/")).parts[-depth:]) for p in paths}
+        label = {p: "/".join(PurePosixPath(p.replace("\\", "/")).parts[-depth:]).lstrip("/") for p in paths}
         if len(set(label.values())) == len(paths) or depth > 64:
-            return [[label[path].lstrip("/") for _, path in group] for group in groups]
+            return label
         depth += 1

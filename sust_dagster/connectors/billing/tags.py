@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sust_dagster.agents.ingestor.arrays import as_dictionary, combinations, one_chunk, query
-from sust_dagster.connectors.billing.fields import Fields, without_marks
+from sust_dagster.connectors.billing.fields import Fields, coalesce, without_marks
 
 
 def tags_of_columns(f: Fields, pattern: re.Pattern[str]) -> pa.DictionaryArray:
@@ -22,8 +22,11 @@ def tags_of_columns(f: Fields, pattern: re.Pattern[str]) -> pa.DictionaryArray:
     for name in f.tag_columns:
         match = pattern.match(name)
         values = without_marks(as_dictionary(f.raw.batch.column(f.raw.batch.schema.get_field_index(name))))
-        if match and values.null_count < len(values):
-            texts[re.sub(r"^user[:_]", "", match.group("key"))] = values
+        if match:
+            key = re.sub(r"^user[:_]", "", match.group("key"))
+            texts[key] = coalesce(texts[key], values) if key in texts else values
+    # The order of the keys is that of the columns, whichever of them these rows use.
+    texts = {key: values for key, values in texts.items() if values.null_count < len(values)}
     if not texts:
         return f.nothing()
     group, first = combinations(list(texts.values()))

@@ -5,17 +5,19 @@ changes the cloud, the ingestor reads what it did.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from sust_dagster.agents.ingestor import ingest_range
+from sust_dagster.agents.ingestor import HISTORY, HISTORY_COLUMNS, ServiceHours, ingest_range
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
-from sust_dagster.orchestration.io_managers import window_of
+from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
 from sust_dagster.orchestration.previews import by_hour_of_day, show, sparkline, top_table
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.world.access import AgentHandle
 
 BILLING_RECORDS = dg.AssetSpec(
     "billing_records",
@@ -58,7 +60,10 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
     def ingest(context: dg.AssetExecutionContext, project: ProjectResource) -> Iterator[dg.Output[pa.Table]]:
         start, end = window_of(context)
         batches = project.billing.read(start, end)
-        result = ingest_range(batches, start, end, project.ingest_options, undated=project.project.start)
+        history = stored_hours(project.handle("ingestor"), start)
+        result = ingest_range(
+            batches, start, end, project.ingest_options, undated=project.project.start, history=history
+        )
         context.log.info("rows read %d: %s", result.rows_read, result.summary())
         show(context, "ingest_counts", result.counts, "hour")
         show(context, "quarantine", result.quarantine, "quarantined_for")
@@ -71,6 +76,17 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
         yield dg.Output(result.ledger, "activity_ledger")
 
     return [BILLING_RECORDS, ingest]
+
+
+def stored_hours(ingestor: AgentHandle, start: datetime) -> ServiceHours:
+    """What services cost in the hours before ``start``, as stored: not as the bill may say of them now, so that any
+    cut of the hours into runs gives the same.
+    """
+    hours, first = ServiceHours(), start - HISTORY
+    stored = ingestor.lake_dataset("activity_ledger", first, start)
+    for batch in stored.to_batches(columns=list(HISTORY_COLUMNS)):  # a month of a large bill is more than a table
+        hours.add(between(pa.Table.from_batches([batch]), "started_at", first, start))
+    return hours
 
 
 def _ledger_metadata(ledger: pa.Table) -> dict[str, Any]:

@@ -8,7 +8,7 @@ what that cannot: filling a new required column, moving data. There is no way do
 from __future__ import annotations
 
 #: The revision this release writes and reads.
-HEAD = "0001"
+HEAD = "0002"
 
 #: Where a database notes its revision; not Alembic's default name, which Dagster uses in the same database.
 VERSION_TABLE = "books_version"

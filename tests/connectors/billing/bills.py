@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from sust_dagster.agents.ingestor import IngestOptions, IngestSummary, ingest
+from sust_dagster.agents.ingestor.sorting import POSITIONS
 from sust_dagster.connectors.billing import FileBilling
 from sust_dagster.world.schemas import ACTIVITY_LEDGER, QUARANTINE
 
@@ -67,10 +68,22 @@ class Ingested:
     ledger: pa.Table
     quarantine: pa.Table
     summary: IngestSummary
+    ledger_at: pa.Table
+    quarantine_at: pa.Table
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return self.ledger.to_pylist()
+
+    @property
+    def numbers(self) -> list[int]:
+        """Row number in the bill of each ledger row."""
+        return self.ledger_at.column("row").to_pylist()
+
+    @property
+    def bad(self) -> list[tuple[str, int]]:
+        """File and row number of each quarantined row."""
+        return [(r["file"], r["row"]) for r in self.quarantine_at.to_pylist()]
 
     @property
     def row(self) -> dict[str, Any]:
@@ -97,6 +110,13 @@ def ingest_paths(paths: Any, options: IngestOptions | None = None, **arguments: 
     results = list(run)
     ledger = pa.concat_tables([ACTIVITY_LEDGER.empty(), *(r.ledger for r in results)])
     quarantine = pa.concat_tables([QUARANTINE.empty(), *(r.quarantine for r in results)])
+    names = ("ledger_at", "quarantine_at")
+    at = [pa.concat_tables([POSITIONS.empty_table(), *(getattr(r, name) for r in results)]) for name in names]
+    assert [t.num_rows for t in at] == [ledger.num_rows, quarantine.num_rows]
+    for table in (ledger, quarantine):
+        assert table.column("raw_record_ref").null_count == 0
+    refs = quarantine.column("raw_record_ref").to_pylist()
+    assert len(set(refs)) == len(refs)
     s = run.summary
     assert s.rows_read == s.rows_ledger + s.rows_quarantined + s.rows_skipped
     assert s.rows_quarantined == quarantine.num_rows
@@ -104,4 +124,4 @@ def ingest_paths(paths: Any, options: IngestOptions | None = None, **arguments: 
     assert s.rows_read == sum(s.files.values())
     ids = ledger.column("activity_id").to_pylist()
     assert len(set(ids)) == len(ids)
-    return Ingested(ACTIVITY_LEDGER.conform(ledger), QUARANTINE.conform(quarantine), s)
+    return Ingested(ACTIVITY_LEDGER.conform(ledger), QUARANTINE.conform(quarantine), s, *at)

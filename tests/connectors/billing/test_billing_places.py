@@ -35,6 +35,24 @@ def test_labels_tell_files_of_one_name_apart(write):
     assert set(ingest_paths([one, two]).summary.files) == {"jan/bill.csv", "feb/bill.csv"}
 
 
+def test_a_bill_is_labelled_by_what_was_named(write, tmp_path):
+    """References and counts go by it, so a file that comes or goes in a folder must not change it."""
+    write(rows(1), "2026/october/part-00000.csv")
+    folder, file = tmp_path / "2026", write(rows(1, 1), "extra.csv")
+
+    def bills(*places):
+        return {f.label: f.bill for f in FileBilling(places).files}
+
+    assert bills(folder, file) == {"part-00000.csv": "2026", "extra.csv": "extra.csv"}
+    write(rows(1, 2), "2026/november/part-00000.csv")
+    named = bills(folder, file)
+    assert {label.rpartition("/")[0] for label in named} == {"october", "november", tmp_path.name}
+    assert set(named.values()) == {"2026", "extra.csv"}
+    other = write(rows(1, 3), "archive/2026/bill.csv").parent
+    assert set(bills(folder, other).values()) == {f"{tmp_path.name}/2026", "archive/2026"}
+    assert bills(folder / "october", folder / "october") == {"part-00000.csv": "october"}
+
+
 def test_formats_may_be_mixed(write):
     from test_billing_formats import AZURE_ROW, CUR_ROW, GCP_ROW
 

@@ -1,0 +1,67 @@
+"""Sensors: what cannot wait for a clock.
+
+Belongs here: a plan out of turn for a new workload or a cost spike, and the review of decisions whose time has come.
+Each asks for at most one run a tick, with a key that names its cause, so that nothing can multiply runs. Does not
+belong here: what a trigger is (``agents.planner.triggers``), what a review decides (governance).
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from sust_dagster.orchestration.decision_desk import DecisionDesk
+from sust_dagster.orchestration.jobs import AssetJob
+from sust_dagster.orchestration.partitions import day_key
+from sust_dagster.orchestration.planning_desk import PLAN_HOUR, PlanningDesk
+from sust_dagster.orchestration.resources import ProjectResource
+
+#: Ledger hours looked at for triggers when a sensor starts without a memory.
+FIRST_LOOK_HOURS = 6
+_PLANNED = ("grid_forecast", "upcoming_jobs", "plan", "decision_events")
+
+
+def build(jobs: dict[str, AssetJob]) -> list[Any]:
+    """The sensors of the loop."""
+
+    @dg.sensor(
+        name="plan_on_demand",
+        job=jobs["daily_plan"],
+        minimum_interval_seconds=600,
+        description="A workload not seen before or a cost spike is planned now, not tomorrow at 03:00.",
+    )
+    def plan_on_demand(
+        context: dg.SensorEvaluationContext, project: ProjectResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        until = project.project.present().replace(minute=0, second=0, microsecond=0)
+        since = datetime.fromisoformat(context.cursor) if context.cursor else until - timedelta(hours=FIRST_LOOK_HOURS)
+        if since >= until:
+            return dg.SkipReason("no hour has ended since the last look")
+        found = PlanningDesk(project).triggers(since, until)
+        requests = []
+        if found and until.hour >= PLAN_HOUR:
+            config = {"issued_at": until.isoformat(), "workloads": sorted({t.workload_id for t in found})}
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"plan_on_demand {until.isoformat()}",
+                    partition_key=day_key(until),
+                    run_config={"ops": {name: {"config": config} for name in _PLANNED}},
+                    tags={"sust/reason": "; ".join(f"{t.reason} {t.workload_id}" for t in found)[:500]},
+                )
+            )
+        return dg.SensorResult(run_requests=requests, cursor=until.isoformat())
+
+    @dg.sensor(
+        name="review_decisions",
+        job=jobs["review_decisions"],
+        minimum_interval_seconds=300,
+        description="Approves what people have signed, and lets silence and overdue approvals expire.",
+    )
+    def review_decisions(project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
+        now = project.project.present()
+        due = DecisionDesk(project.handle("governance")).due(now)
+        if not due:
+            return dg.SkipReason("nothing proposed or approved has come to its time")
+        return dg.RunRequest(run_key=f"review {now.isoformat()}", tags={"sust/reason": f"{len(due)} due"})
+
+    return [plan_on_demand, review_decisions]
