@@ -31,6 +31,7 @@ from sust_dagster.agents.planner.options import OptionRules, SpotMarket, best_ac
 from sust_dagster.agents.planner.outcome import WORDS, Choice, reasons, word
 from sust_dagster.agents.planner.problem import (
     REASONS,
+    TIE,
     Figures,
     Floats,
     Limits,
@@ -43,7 +44,7 @@ from sust_dagster.agents.planner.recommend import Z90, Outlook, Recommended, rec
 from sust_dagster.agents.planner.robust import Quantiles, Robust, gains, survives
 from sust_dagster.agents.planner.rules import status_quo
 from sust_dagster.agents.planner.windows import Pairs, Regions, Rules
-from sust_dagster.agents.planner.withdraw import withdraw
+from sust_dagster.agents.planner.withdraw import settle, withdraw
 from sust_dagster.world.schemas import GRID_FORECAST, PLACEMENTS, RECOMMENDATIONS, UPCOMING_JOBS
 
 #: An outage under way at the moment of planning is taken to last this long, hours.
@@ -306,6 +307,12 @@ def _withdrawn(problem: Problem, plan: Plan, rules: DayRules, sight: _Sight) -> 
         score = float(np.nansum(evaluate(problem, region, delay).score(rules.objective)))
         plan = replace(plan, region=region, delay=delay, objective=score, proven_optimal=False)
         why = np.where(back > 0, back, why)
+    # A move that gains nothing and makes room for nobody is no change to ask people for.
+    quo = status_quo(problem, rules.objective).score
+    gained = quo - evaluate(problem, plan.region, plan.delay).score(rules.objective)
+    idle = ((plan.region != problem.home) | (plan.delay > 0)) & (gained <= TIE * np.abs(quo))
+    region, delay, _ = settle(problem, plan.region, plan.delay, idle)
+    plan = replace(plan, region=region, delay=delay)
     return plan, Choice(problem, rules.objective, plan.region, plan.delay, why)
 
 
