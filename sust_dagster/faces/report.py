@@ -81,7 +81,8 @@ _SUMS = """
 
 def _grouped(connection: duckdb.DuckDBPyConnection, mart: str, by: str, *, limit: int = 12) -> list[dict[str, Any]]:
     return _rows(
-        connection, f"select {by} as label, {_SUMS} from {mart} group by {by} order by kg desc nulls last limit {limit}"
+        connection,
+        f"select {by} as label, {_SUMS} from {mart} group by {by} order by kg desc nulls last, label limit {limit}",
     )
 
 
@@ -189,7 +190,8 @@ def _intake(lake: Lake) -> list[tuple[str, str, str]]:
     connection = duckdb.connect()
     connection.register("counts", counts)
     rows = connection.sql(
-        "select outcome, class_name, cast(sum(rows) as bigint) from counts group by all order by outcome, 3 desc"
+        "select outcome, class_name, cast(sum(rows) as bigint) from counts "
+        "group by all order by outcome, 3 desc, class_name"
     ).fetchall()
     return [(outcome, name, f"{n:,}") for outcome, name, n in rows]
 
