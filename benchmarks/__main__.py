@@ -16,7 +16,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "backfill": (("30", "365"), ("7",)),
     "forecast": ((), ("60",)),
     "plan_rules": ((), ("100000",)),
-    "plan_scale": ((), ("10000",)),
+    "plan_scale": ((), ("--jobs", "10000")),
     "plan_traces": ((), ("--coupled-days", "2")),
 }
 

@@ -20,7 +20,7 @@ from sust_dagster.agents.planner.classes import Classes, classes_of
 from sust_dagster.agents.planner.columns import Columns, columns_of
 from sust_dagster.agents.planner.core import Core, some_jobs
 from sust_dagster.agents.planner.duals import Resources
-from sust_dagster.agents.planner.moves import State
+from sust_dagster.agents.planner.moves import State, earlier, jobs_of
 from sust_dagster.agents.planner.overload import least_overload
 from sust_dagster.agents.planner.problem import Ints, Objective, Plan, Problem
 from sust_dagster.agents.planner.program import Variables, add_row, delay_of, rows_of, solver_of
@@ -73,6 +73,7 @@ def improved(solved: Solved, objective: Objective, budget: Budget) -> tuple[Solv
     if counts is not None:
         new = _placed(core, objective, classes, columns, counts)
         if new.fits(core) and float(new.score.sum()) < score:
+            earlier(core, objective, jobs_of(core), new)
             state = new
     bound = min(bound, float(state.score.sum()))
     return replace(solved, dual=replace(solved.dual, bound=bound), state=state), ()

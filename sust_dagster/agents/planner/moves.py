@@ -35,6 +35,8 @@ from sust_dagster.agents.planner.problem import (
 _BLOCKS = 500
 #: Relative room that rounding may take from a sum of money.
 MONEY_TOLERANCE = 1e-11
+#: Relative difference below which two starts cost the same: sums over hours are not exact.
+SAME = 1e-11
 _NEVER = 1e300
 
 
@@ -211,6 +213,49 @@ def sweep(
         order, jobs, tables, capacity * damping, block, region, delay, state.region, state.delay, state.score,
         state.usd, state.room, state.rest,
     )  # fmt: skip
+
+
+def earlier(core: Core, objective: Objective, jobs: Jobs, state: State) -> None:
+    """Each job that waits to the earliest start of its region that costs the same and has room: none waits in vain."""
+    tables = tables_of(core, objective, np.zeros(core.problem.capacity.size + 2 + len(core.problem.regions)))
+    waits = np.flatnonzero(state.placed & (state.delay > 0))
+    _earlier(waits, jobs, tables, state.region, state.delay, state.score, state.usd, state.room, state.rest)
+
+
+@nb.njit(nogil=True, cache=True)
+def _earlier(
+    order: Ints, jobs: Jobs, tables: Tables, region: Ints, delay: Ints, score: Floats, usd: Floats, room: Floats,
+    rest: Floats,
+) -> None:  # fmt: skip  # pragma: no cover
+    for q in range(order.shape[0]):
+        j = order[q]
+        r, start, end = region[j], jobs.start[j], jobs.start[j] + jobs.duration[j]
+        hold(room, r, start + delay[j], end + delay[j], -jobs.vcpus[j])
+        h0, h1 = int(np.floor(start)), int(np.floor(end))
+        a, b = start - h0, end - h1
+        fixed = jobs.data_gb[j] * tables.per_gb[jobs.place[j], r]
+        low, _ = window(jobs, j, delay)
+        for s in range(low, delay[j]):
+            cost = fixed + jobs.money[j] * jobs.duration[j] * tables.flat_price[r]
+            if tables.price.shape[1]:
+                cost += jobs.money[j] * _between(tables.price[r], h0 + s, a, h1 + s, b)
+            value = jobs.kw[j] * _between(tables.carbon[r], h0 + s, a, h1 + s, b)
+            value += tables.penalty[jobs.place[j], r] + tables.per_usd * cost
+            if abs(value - score[j]) > SAME * abs(score[j]) or abs(cost - usd[j]) > SAME * abs(usd[j]):
+                continue
+            if tables.closed[r, int(np.ceil(end - HOUR_TOLERANCE)) + s] != tables.closed[r, h0 + s]:
+                continue
+            if fits(room, r, start + s, end + s, jobs.vcpus[j]):
+                rest[0] -= cost - usd[j]
+                delay[j], score[j], usd[j] = s, value, cost
+                break
+        hold(room, r, start + delay[j], end + delay[j], jobs.vcpus[j])
+
+
+@nb.njit(nogil=True, cache=True)
+def _between(sums: Floats, i0: int, a: float, i1: int, b: float) -> float:  # pragma: no cover
+    """Integral from hour ``i0 + a`` to ``i1 + b``."""
+    return sums[i1] + b * (sums[i1 + 1] - sums[i1]) - sums[i0] - a * (sums[i0 + 1] - sums[i0])
 
 
 @nb.njit(nogil=True, cache=True)

@@ -26,7 +26,7 @@ from sust_dagster.agents.planner.classes import bundled, classes_of
 from sust_dagster.agents.planner.columns import columns_of
 from sust_dagster.agents.planner.core import LOAD_TOLERANCE, Core, Reasons, core_of, some_jobs, touching
 from sust_dagster.agents.planner.duals import Dual, Resources, ascend, mean_answer
-from sust_dagster.agents.planner.moves import Jobs, State, Tables, jobs_of, sweep, tables_of
+from sust_dagster.agents.planner.moves import Jobs, State, Tables, earlier, jobs_of, sweep, tables_of
 from sust_dagster.agents.planner.openings import openings
 from sust_dagster.agents.planner.problem import (
     REASONS,
@@ -237,7 +237,10 @@ class Run:
         return (lost & ~can) | (can & touching(problem, problem.home, zero, over))
 
     def settled(self, state: State) -> State:
-        """Jobs that gain nothing by their place go home where there is room; no worse than the status quo."""
+        """Jobs that gain nothing by their place go home where there is room, and none waits in vain.
+
+        No worse than the status quo.
+        """
         core, problem = self.core, self.core.problem
         zero = np.zeros(len(core), np.int64)
         if float(core.score.sum()) < float(state.score.sum()) and (core.earliest == 0).all():
@@ -247,6 +250,7 @@ class Run:
         idle = state.score >= core.score - PROVEN * np.abs(core.score)
         idle &= (core.earliest == 0) & ((state.region != problem.home) | (state.delay > 0))
         self.sweep(state, np.flatnonzero(idle), wanted=(problem.home, zero))
+        earlier(core, self.objective, self.jobs, state)
         return state
 
 
