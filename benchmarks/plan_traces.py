@@ -202,7 +202,7 @@ def coupled(
         limited = _limited(replace(day, carbon=truth), limit)
         kg["run-now"] += evaluate(limited, limited.home, np.zeros(len(limited), np.int64)).kg.sum()
         for name, belief in known.items():
-            found = plan(replace(limited, carbon=_longer(belief[at])), KG)
+            found = plan(replace(limited, carbon=_longer(belief[at])), KG, effort="quick")
             worst, plans = max(worst, found.gap or 0.0), plans + 1
             kg[name] += evaluate(limited, found.region, found.delay).kg.sum()
     seconds = (time.perf_counter() - began) / plans

@@ -1,1 +1,1 @@
-"""ACT: what to change and the states of a change; the outside is reached through connectors."""
+"""ACT: what is carried out, in which order, and what is done when a call fails. No outside system in here."""

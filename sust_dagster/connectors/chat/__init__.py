@@ -1,0 +1,1 @@
+"""Targets of the kind chat; see ``connectors.targets``."""

@@ -1,0 +1,1 @@
+"""Targets of the kind forges; see ``connectors.targets``."""

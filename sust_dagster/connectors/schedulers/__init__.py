@@ -1,0 +1,1 @@
+"""Targets of the kind schedulers; see ``connectors.targets``."""

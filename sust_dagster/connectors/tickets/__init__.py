@@ -1,0 +1,1 @@
+"""Targets of the kind tickets; see ``connectors.targets``."""
