@@ -274,6 +274,10 @@ def plan(
     frontier: Annotated[
         Path | None, typer.Option(help="CSV of the Pareto frontier to write; plots and sensitivities beside it.")
     ] = None,
+    finer: Annotated[
+        Path | None,
+        typer.Option(help="Parquet of starts at any moment and of suspended runs, and what they would save."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Parquet file to write: one row per job.")] = Path("plan.parquet"),
     as_json: Json = False,
 ) -> None:
@@ -295,7 +299,7 @@ def plan(
     )  # fmt: skip
     files = PlanFiles(jobs, tuple(grid), prices, capacity, egress, latency, intensity_method)
     with progress() as bars:
-        result = plan_files(files, options, out, bars, frontier_file=frontier)
+        result = plan_files(files, options, out, bars, frontier_file=frontier, finer_file=finer)
     print_notices(result["notices"])
     print_json(result) if as_json else print_plan(result)
     if result["findings"]:

@@ -32,6 +32,7 @@ from sust_dagster.agents.planner.robust import Robust, robust_choice
 from sust_dagster.agents.planner.sensitivity import sensitivity
 from sust_dagster.agents.planner.withdraw import settle
 from sust_dagster.connectors.plans import PlanFileError
+from sust_dagster.faces.plan_finer import write_finer
 from sust_dagster.faces.plan_inputs import PlanFiles, PlanInputs
 from sust_dagster.faces.plan_summary import (
     OBJECTIVES,
@@ -46,16 +47,23 @@ from sust_dagster.faces.simulate import replaced
 
 
 def plan_files(
-    files: PlanFiles, options: PlanOptions, out: Path, bars: Progress, *, frontier_file: Path | None = None
+    files: PlanFiles,
+    options: PlanOptions,
+    out: Path,
+    bars: Progress,
+    *,
+    frontier_file: Path | None = None,
+    finer_file: Path | None = None,
 ) -> dict[str, Any]:
     """Write the plan of every job to ``out``; returns the summary.
 
-    ``frontier_file``: a CSV of the Pareto frontier to write, with a plot and the sensitivities beside it. Raises
+    ``frontier_file``: a CSV of the Pareto frontier to write, with a plot and the sensitivities beside it.
+    ``finer_file``: Parquet of starts at any moment and of suspended runs, where nothing couples the jobs. Raises
     :class:`PlanFileError` and the grid's errors for bad input, ``RuntimeError`` where a plan breaks a limit.
     """
     started = time.perf_counter()
-    _refuse_overwriting(files.given, [out, *([frontier_file] if frontier_file else [])])
-    steps = bars.add_task("plan", total=5 if frontier_file else 4)
+    _refuse_overwriting(files.given, [f for f in (out, frontier_file, finer_file) if f])
+    steps = bars.add_task("plan", total=4 + sum(f is not None for f in (frontier_file, finer_file)))
     inputs = PlanInputs(files, options.limits, options.penalty_usd_per_ms)
     bars.advance(steps)
     solve, quickly = _solver(options.formulation, options.effort), _solver(options.formulation, "quick")
@@ -74,6 +82,9 @@ def plan_files(
     summary = plan_summary(made, options, table)
     if frontier_file is not None:
         summary |= _write_frontier(chosen, quickly, frontier_file)
+        bars.advance(steps)
+    if finer_file is not None:
+        summary |= write_finer(chosen, finer_file)
         bars.advance(steps)
     source = chosen.loaded.source
     return {

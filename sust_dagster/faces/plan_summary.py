@@ -255,6 +255,11 @@ def print_plan(result: Mapping[str, Any]) -> None:
         )
     if static["limits_broken"]:
         stdout.print(f"  the static table breaks {static['limits_broken']:,} limits", soft_wrap=True, style="dim")
+    finer = result.get("finer")
+    if finer:
+        before, *modes = [(name, value) for name, value in finer.items() if name != "file"]
+        said = ", ".join(f"{name.rsplit('_', 1)[0].replace('_', ' ')} {_change(v, before[1])}" for name, v in modes)
+        stdout.print(f"  at other starts: {said} ({finer['file']})", markup=False, soft_wrap=True)
     knee = result.get("knee")
     if knee:
         stdout.print(
@@ -263,6 +268,10 @@ def print_plan(result: Mapping[str, Any]) -> None:
             markup=False,
             soft_wrap=True,
         )
+
+
+def _change(value: float, before: float) -> str:
+    return f"{100 * (value / before - 1):+.2f} %" if before else "0 %"
 
 
 def _cells(

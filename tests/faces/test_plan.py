@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,35 @@ def test_the_frontier_is_written_with_its_pictures(tmp_path):
     before = [p.read_bytes() for p in sorted(tmp_path.glob("f.*"))]
     plan(tmp_path, jobs, "--frontier", tmp_path / "f.csv")
     assert [p.read_bytes() for p in sorted(tmp_path.glob("f.*"))] == before
+
+
+def test_finer_starts_and_suspended_runs_are_written_beside_the_plan(tmp_path):
+    """Two hours from 00:30, home only: the one clean hour is 02:00. Suspended: that hour and the last of the window."""
+    start = f"{T0 + timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}"
+    given = {"requested_start": start, "duration_hours": 1.5, "allowed_regions": "us-east-1", "max_delay_hours": 3}
+    jobs = write(tmp_path / "jobs.csv", [job("a", **given)])
+    ran = plan(tmp_path, jobs, "--objective", "min-carbon", "--finer", tmp_path / "finer.parquet")
+    rows = pq.read_table(tmp_path / "finer.parquet").to_pylist()
+    kw = 8 * 0.005 * 1.1
+    moment = [r for r in rows if r["mode"] == "any_start"]
+    assert [(r["job_id"], r["region"], r["hours_run"]) for r in moment] == [("a", "us-east-1", 1.5)]
+    assert moment[0]["start"] in (T0 + timedelta(hours=1.5), T0 + timedelta(hours=2))
+    parts = [r for r in rows if r["mode"] == "suspended"]
+    assert sum(r["hours_run"] for r in parts) == 1.5
+    assert all(a["start"] + timedelta(hours=a["hours_run"]) < b["start"] for a, b in pairwise(parts))
+    finer = ran.json["finer"]
+    assert finer["score_before_kg"] == pytest.approx(kw * 1.5 * 0.4)
+    assert finer["any_start_kg"] == pytest.approx(kw * (0.1 + 0.5 * 0.4))
+    assert finer["suspended_kg"] == pytest.approx(kw * (0.1 + 0.5 * 0.4))
+    people = sust("plan", "--jobs", jobs, "--grid", tmp_path / "grid.csv", "--objective", "min-carbon",
+                  "--finer", tmp_path / "finer.parquet", "--out", tmp_path / "p.parquet")  # fmt: skip
+    assert "at other starts: whole hours" in people.out and "suspended -50.00 %" in people.out
+
+
+def test_finer_starts_are_not_offered_where_limits_couple_the_jobs(tmp_path):
+    jobs = write(tmp_path / "jobs.csv", [job("a")])
+    ran = plan(tmp_path, jobs, "--egress-budget", "1", "--finer", tmp_path / "finer.parquet")
+    assert ran.code == 3 and "limits couple these" in ran.err and not (tmp_path / "finer.parquet").exists()
 
 
 def test_the_table_for_people(tmp_path):
