@@ -15,6 +15,7 @@ from plans import DAY, upcoming
 from sust_dagster import reference
 from sust_dagster.agents.accountant import FactorSet
 from sust_dagster.agents.planner.daily import DayPlan, DayRules, Surroundings, plan_day, usable_forecast
+from sust_dagster.agents.planner.options import OptionRules
 from sust_dagster.agents.planner.problem import Limits, Objective
 from sust_dagster.agents.planner.triggers import Trigger, triggers
 from sust_dagster.agents.planner.windows import Rules
@@ -193,6 +194,37 @@ def test_limits_are_kept_and_the_replay_agrees() -> None:
     assert sum(limited.recommended.placements.column("egress_usd").to_pylist()) <= 0.05
     assert 0 < limited.recommended.placements.num_rows < 8
     assert limited.violations.num_rows == free.violations.num_rows == 0
+
+
+def test_what_is_made_smaller_stays_where_it_is_and_what_it_made_room_for_keeps_every_limit() -> None:
+    """Half the size saves more than the cleaner region: one action, and its row says home, at once."""
+    small = {"utilisation_p95": 0.2, "instance_type": "c5.xlarge", "workload_id": "small"}
+    options = OptionRules(halvable=frozenset({"c5.xlarge"}))
+    made = planned(groups(small), forecast({HOME: 0.4, OTHER: 0.38}), options=options)
+    assert only(made)["action_type"] == "right_size"
+    row = made.recommended.placements.to_pylist()[0]
+    assert (row["region"], row["start"], row["vcpus_scale"]) == (HOME, row["requested_start"], 0.5)
+    assert row["kg_after"] == pytest.approx(row["kg_before"] / 2)
+
+
+def test_a_move_into_a_place_that_is_not_left_after_all_is_taken_back() -> None:
+    """The plan sends ``small`` to the clean region and ``late`` into its place; made smaller, ``small`` stays."""
+    options = OptionRules(halvable=frozenset({"c5.xlarge"}))
+    small = {
+        "utilisation_p95": 0.2, "instance_type": "c5.xlarge", "workload_id": "small", "region": OTHER, "it_kw": 0.04,
+        "max_delay_hours": 0.0,
+    }  # fmt: skip
+    late = {"workload_id": "late", "max_delay_hours": 0.0}
+    levels = forecast({HOME: 0.4, OTHER: 0.38, CLEAN: 0.25})
+    world = around(capacity=pa.table({"region": [HOME, OTHER, CLEAN], "vcpus": [9.0, 5.0, 5.0]}))
+    moved = planned(groups(small, late), levels, world=world)
+    assert {r["workload_id"]: r["region"] for r in moved.recommended.placements.to_pylist()} == {
+        "small": CLEAN, "late": OTHER,
+    }  # fmt: skip
+    both = planned(groups(small, late), levels, options=options, world=world)
+    assert both.violations.num_rows == 0
+    assert {r["workload_id"]: r["region"] for r in both.recommended.placements.to_pylist()} == {"small": OTHER}
+    assert both.reasons == {"capacity": 1}
 
 
 def test_the_worst_case_keeps_what_does_not_survive_it_at_home() -> None:

@@ -40,7 +40,7 @@ from sust_dagster.agents.planner.problem import (
     Problem,
     evaluate,
 )
-from sust_dagster.agents.planner.recommend import Z90, Outlook, Recommended, recommend
+from sust_dagster.agents.planner.recommend import Z90, Change, Outlook, Recommended, recommend
 from sust_dagster.agents.planner.robust import Quantiles, Robust, gains, survives
 from sust_dagster.agents.planner.rules import status_quo
 from sust_dagster.agents.planner.windows import Pairs, Regions, Rules
@@ -162,9 +162,8 @@ def plan_day(
     planned = groups.take(pa.array(found.rows))
     problem, objective = found.problem, rules.objective
     plan, choice = _withdrawn(problem, choose_plan(problem, objective, rules.formulation), rules, sight)
-    now, after = status_quo(problem, objective), choice.after
+    now = status_quo(problem, objective)
     static = static_table(problem, objective, period_means(problem))
-    change = best_action(planned, problem, plan, now.figures, after, objective, rules.options, sight.spot)
     outlook = Outlook(
         planned_for=planned_for,
         issued_at=issued_at,
@@ -176,6 +175,7 @@ def plan_day(
         shrink=rules.shrink,
         static=(static.region, static.delay),
     )
+    plan, choice, change, recommended = _recommended(planned, plan, choice, rules, sight, outlook)
     summary = {
         **_plan_summary(plan),
         **_totals("before", now.figures, now.planned),
@@ -185,11 +185,38 @@ def plan_day(
         "expected_runs": pc.sum(planned.column("expected_count")).as_py(),
     }
     return DayPlan(
-        recommend(planned, problem, plan, change, outlook),
+        recommended,
         summary,
-        {k: n for k, n in {"no_energy": dark, **_counts(found, choice)}.items() if n},
+        {k: n for k, n in {"no_energy": dark, **_counts(found, choice, change)}.items() if n},
         violations(problem, plan.region, plan.delay),
     )
+
+
+def _recommended(
+    planned: pa.Table, plan: Plan, choice: Choice, rules: DayRules, sight: _Sight, outlook: Outlook
+) -> tuple[Plan, Choice, Change, Recommended]:
+    """What is proposed, and the plan with everything else at its status quo.
+
+    A workload that is made smaller or put on spot does not move as well, and one whose moves do not pay by themselves
+    is not proposed: others may have been given their places. Those moves are taken back, until every limit is kept by
+    what is proposed alone.
+    """
+    problem, objective = choice.problem, rules.objective
+    now = status_quo(problem, objective).figures
+    while True:
+        change = best_action(planned, problem, plan, now, choice.after, objective, rules.options, sight.spot)
+        shifts = np.isin(change.action, ("region_shift", "time_shift"))
+        made = recommend(planned, problem, plan, change, outlook)
+        proposed = pc.is_in(planned.column("job_id"), made.placements.column("job_id").combine_chunks())
+        vain = choice.moved & ~(shifts & proposed.to_numpy(zero_copy_only=False))
+        if not vain.any():
+            return plan, choice, change, made
+        gain = np.nan_to_num(choice.before.score(objective) - choice.after.score(objective))
+        region, delay, back = withdraw(problem, plan.region, plan.delay, vain, gain, word("no_own_gain"))
+        score = float(np.nansum(evaluate(problem, region, delay).score(objective)))
+        plan = replace(plan, region=region, delay=delay, objective=score, proven_optimal=False)
+        why = np.where(back > 0, back, choice.why).astype(np.uint8)
+        choice = Choice(problem, objective, region, delay, why)
 
 
 @dataclass(frozen=True)
@@ -334,9 +361,11 @@ def _plan_summary(plan: Plan) -> dict[str, float | int | str | None]:
     }
 
 
-def _counts(found: Candidates, choice: Choice) -> dict[str, int]:
-    """Groups by the reason they stay, in words; those that move are not among them."""
-    counted = np.bincount(reasons(found, choice), minlength=len(WORDS))
+def _counts(found: Candidates, choice: Choice, change: Change) -> dict[str, int]:
+    """Groups by the reason they stay as they are, in words; those that change are not among them."""
+    codes = reasons(found, choice)
+    codes[found.rows[change.action != "do_nothing"]] = 0
+    counted = np.bincount(codes, minlength=len(WORDS))
     return {name: int(n) for name, n in zip(WORDS, counted, strict=True) if name and n}
 
 
