@@ -57,9 +57,19 @@ class Project(BaseSettings):
     end: datetime | None = Field(None, description="end of the project's hours, exclusive; none: up to now")
     seed: int = Field(42, description="seed of the simulated cloud")
 
+    plan_effort: Literal["quick", "normal", "thorough"] = Field("normal", description="work spent on a coupled plan")
     carbon_price_usd_per_t: float = Field(75.0, ge=0, description="internal carbon price, USD per tCO2e")
     freshness_limit_hours: float = Field(1.0, gt=0, description="age of the newest activity that raises a warning, h")
     factor_age_limit_days: float = Field(30.0, gt=0, description="age of a factor that raises a warning, days")
+    execution_enabled: bool = Field(True, description="the kill switch: false, and no further change is begun")
+    execution_target: Literal["simulated", "none"] = Field(
+        "simulated", description="where approved changes are carried out; none: nowhere"
+    )
+    max_changes_per_day: int = Field(1000, ge=0, description="most changes begun in a day (UTC)")
+    max_share_of_workloads_per_day: float = Field(
+        1.0, ge=0, le=1, description="largest share of the known workloads changed in a day, 0-1"
+    )
+    canary_share: float = Field(0.1, gt=0, le=1, description="share of a production change that goes first, 0-1")
     schema_pass_rate: float = Field(0.995, ge=0, le=1, description="least share of input rows outside quarantine")
 
     @field_validator("start", "end")
@@ -159,4 +169,5 @@ def load_project(root: str | Path | None = None) -> Project:
 def simulated_project(root: str | Path, *, days: int, seed: int, **changes: Any) -> Project:
     """Settings of a simulated project of ``days`` whole days from :data:`SIMULATION_START`."""
     start = changes.pop("start", SIMULATION_START)
+    changes.setdefault("plan_effort", "quick")
     return Project(root=Path(root).absolute(), start=start, end=start + timedelta(days=days), seed=seed, **changes)

@@ -18,7 +18,7 @@ from pathlib import Path
 import dagster as dg
 
 from sust_dagster.orchestration.event_log import SETTING as EVENT_LOG_SETTING
-from sust_dagster.orchestration.partitions import range_tags
+from sust_dagster.orchestration.partitions import day_key, key_range_tags, range_tags
 from sust_dagster.settings import Project
 
 _PROCESS_TAG = "sust/process"
@@ -129,16 +129,19 @@ def run_job(
     job: str,
     *,
     window: tuple[datetime, datetime] | None = None,
+    days: tuple[datetime, datetime] | None = None,
     reason: str | None = None,
     progress: Progress | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a job once, over ``window`` if it is partitioned, in this process.
+    """Run a job once in this process: over the hours of ``window``, or the first to the last of ``days``.
 
     Raises :class:`RunError` naming what failed.
     """
     tags = {_PROCESS_TAG: _this_process()}
     if window is not None:
         tags.update(range_tags(*window))
+    if days is not None:
+        tags.update(key_range_tags(day_key(days[0]), day_key(days[1])))
     if reason:
         tags["sust/reason"] = reason
     # dbt writes its own log to stdout, which belongs to the command's data.

@@ -7,7 +7,7 @@ and `sust plan` on a project share this. Does not belong here: arithmetic (``age
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -88,7 +88,7 @@ class PlanningDesk:
     def plan(self, day: datetime, moment: datetime, workloads: Sequence[str] = ()) -> Planned:
         """The plan of a day from the stored forecasts and groups; ``workloads``: of these only."""
         policy = self.policy(moment)
-        rules = day_rules(policy, self._halvable)
+        rules = replace(day_rules(policy, self._halvable), effort=self._project.project.plan_effort)
         groups = self._planner.read_lake("upcoming_jobs", day, day + timedelta(days=1))
         if workloads:
             groups = groups.filter(pc.is_in(groups.column("workload_id"), pa.array(list(workloads), pa.string())))

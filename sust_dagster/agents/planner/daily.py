@@ -66,6 +66,7 @@ class DayRules:
     worst_case: bool = False
     max_forecast_age_hours: float = 36.0
     formulation: str = "auto"
+    effort: str = "normal"
     shrink: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -161,7 +162,7 @@ def plan_day(
         return _nothing({"no_energy": dark, "outside_grid_hours": groups.num_rows}, rules)
     planned = groups.take(pa.array(found.rows))
     problem, objective = found.problem, rules.objective
-    plan, choice = _withdrawn(problem, choose_plan(problem, objective, rules.formulation), rules, sight)
+    plan, choice = _withdrawn(problem, choose_plan(problem, objective, rules.formulation, rules.effort), rules, sight)
     now = status_quo(problem, objective)
     static = static_table(problem, objective, period_means(problem))
     outlook = Outlook(

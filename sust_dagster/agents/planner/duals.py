@@ -20,7 +20,7 @@ import numpy as np
 from sust_dagster.agents.planner.classes import Classes
 from sust_dagster.agents.planner.core import Core, Rooms, some_jobs
 from sust_dagster.agents.planner.kernels import CHUNK, Best, Prices, best_places
-from sust_dagster.agents.planner.problem import Floats, Ints, Objective, Problem, prefix
+from sust_dagster.agents.planner.problem import Floats, Ints, Objective, Problem, evaluate, prefix
 
 #: Parts the sums over jobs are made in, whatever the number of cores: the same bytes everywhere.
 _PARTS = 8
@@ -34,8 +34,12 @@ _PATH, _PATH_SIZE = 200, 20_000_000
 _GOLDEN = 0.6180339887498949
 #: First step where the ascent goes on from prices of a sample.
 _NEXT_STEP = 4e-3
+#: Saving to reckon with where there is none, as a share of the score.
+_LEAST_SAVING = 1e-3
 #: Jobs of the sample the first prices are found on.
 _SAMPLE = 16_384
+#: Part of the rounds in which all jobs are asked after the sample, and the fewest.
+_ROUNDS_OF_ALL, _FEWEST_OF_ALL = 8, 30
 #: Most rounds: a number, and some for each job; few jobs have few answers.
 _ROUNDS, _ROUNDS_BY_JOB = 100, 2
 _MOMENT, _SPREAD = 0.9, 0.99
@@ -112,12 +116,14 @@ class _Asked:
     def of(cls, core: Core, objective: Objective) -> _Asked:
         return cls(core.problem, objective, Resources.of(core.problem.capacity, core.rooms))
 
-    def sample(self, jobs: Ints) -> _Asked:
-        """Some of the jobs with their share of the room."""
+    def sample(self, jobs: Ints, usd: Floats) -> _Asked:
+        """Some of the jobs with their share of the room; ``usd`` (by job) is what the status quo costs."""
         work = self.problem.vcpus * self.problem.duration_hours
         whole = float(work.sum())
         part = float(work[jobs].sum()) / whole if whole > 0 else len(jobs) / len(self.problem)
-        room = self.resources.room * part
+        room, cells = self.resources.room * part, self.resources.cells
+        # A cost limit leaves a small part of a large sum free: that part is shared out, not the sum.
+        room[cells] = float(usd[jobs].sum()) + part * (self.resources.room[cells] - float(usd.sum()))
         return _Asked(some_jobs(self.problem, jobs), self.objective, Resources(self.resources.shape, room))
 
     def answer(self, x: Floats) -> _Answer:
@@ -139,7 +145,7 @@ def lagrangian(core: Core, objective: Objective, x: Floats) -> Dual:
 def ascend(core: Core, objective: Objective, rounds: int) -> Dual:
     """Prices whose bound is as high as the rounds allow.
 
-    Many jobs are asked by a sample of them first; then all of them an eighth as often.
+    Many jobs are asked by a sample of them first; then all of them, an eighth as often.
     """
     asked = _Asked.of(core, objective)
     start = np.zeros(len(asked.resources.room))
@@ -150,9 +156,9 @@ def ascend(core: Core, objective: Objective, rounds: int) -> Dual:
     rounds = min(rounds, _ROUNDS + _ROUNDS_BY_JOB * len(core))
     if len(core) <= 2 * _SAMPLE:
         return _climb(asked, start, sizes, rounds, (_FIRST_STEP, _LAST_STEP))
-    few = asked.sample(_stratified(core.problem))
+    few = asked.sample(_stratified(core.problem), core.usd)
     first = _climb(few, start, sizes, rounds, (_FIRST_STEP, _NEXT_STEP))
-    return _climb(asked, first.x, sizes, max(rounds // 8, 1), (_NEXT_STEP, _LAST_STEP_OF_MANY))
+    return _climb(asked, first.x, sizes, max(rounds // _ROUNDS_OF_ALL, _FEWEST_OF_ALL), (_NEXT_STEP, _LAST_STEP_OF_MANY))
 
 
 def _stratified(problem: Problem) -> Ints:
@@ -164,16 +170,16 @@ def _stratified(problem: Problem) -> Ints:
 
 
 def _sizes(core: Core, asked: _Asked, free: _Answer) -> Sizes:
-    problem = asked.problem
+    problem, room = asked.problem, asked.resources.room
     saving = float(core.score.sum() - free.best.score.sum())
-    saving = max(saving, 0.02 * float(np.abs(free.best.score).sum()), 1e-12)
+    saving = max(saving, _LEAST_SAVING * float(np.abs(free.best.score).sum()), 1e-12)
     cells = asked.resources.cells
-    price = np.full(
-        len(asked.resources.room), saving / max(float((problem.vcpus * problem.duration_hours).sum()), 1e-12)
-    )
-    price[cells] = saving / max(float(core.usd.sum()), 1e-12)
+    price = np.full(len(room), saving / max(float((problem.vcpus * problem.duration_hours).sum()), 1e-12))
+    # Money is scarce by what the moves change, not by what the jobs cost.
+    usd = evaluate(problem, free.best.region, free.best.delay).cost_usd
+    price[cells] = saving / max(float(np.abs(usd - core.usd).sum()), 1e-12)
     price[cells + 1] = saving / max(float(free.use[cells + 1]), 1e-12)
-    return Sizes(saving, np.where(np.isfinite(asked.resources.room), price, 0.0))
+    return Sizes(saving, np.where(np.isfinite(room), price, 0.0))
 
 
 def _climb(asked: _Asked, x: Floats, sizes: Sizes, rounds: int, steps: tuple[float, float]) -> Dual:
