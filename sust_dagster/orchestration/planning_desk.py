@@ -21,7 +21,14 @@ from sust_dagster.agents.planner.forecast import HISTORY_DAYS as GRID_HISTORY_DA
 from sust_dagster.agents.planner.forecast import Forecast, forecasts
 from sust_dagster.agents.planner.recommend import proposals
 from sust_dagster.agents.planner.triggers import Trigger, triggers
-from sust_dagster.agents.planner.upcoming import EMISSIONS_COLUMNS, HISTORY_DAYS, LEDGER_COLUMNS, upcoming_jobs
+from sust_dagster.agents.planner.upcoming import (
+    EMISSIONS_COLUMNS,
+    HISTORY_DAYS,
+    LEDGER_COLUMNS,
+    MOVE_COLUMNS,
+    PAST_COLUMNS,
+    upcoming_jobs,
+)
 from sust_dagster.connectors.grid import hourly as hourly_intensity
 from sust_dagster.connectors.market import halvable_types, market_at, workload_register
 from sust_dagster.orchestration.decision_desk import DecisionDesk, Reviewed
@@ -72,7 +79,17 @@ class PlanningDesk:
         emissions = self._planner.read_lake("emissions", begin, moment, columns=EMISSIONS_COLUMNS)
         first = moment + timedelta(hours=LEAD_HOURS)
         last = day + timedelta(days=1, hours=PLAN_HOUR + LEAD_HOURS)
-        return upcoming_jobs(ledger, emissions, self._register, day, first, last, moment)
+        past = self._planner.read_lake("upcoming_jobs", begin, day, columns=PAST_COLUMNS)
+        return upcoming_jobs(
+            ledger, emissions, self._register, day, first, last, moment, past, self._carried_out(begin, day)
+        )  # fmt: skip
+
+    def _carried_out(self, begin: datetime, end: datetime) -> pa.Table:
+        """Placements of the days ``[begin, end)`` whose recommendations were executed."""
+        placements = self._planner.read_lake("placements", begin, end)
+        events = self._planner.read_books("decision_events", {"to_status": "executed"}, columns=["recommendation_id"])
+        done = pc.is_in(placements.column("recommendation_id"), events.column("recommendation_id").combine_chunks())
+        return placements.filter(done).select(list(MOVE_COLUMNS))
 
     @cached_property
     def _register(self) -> pa.Table:

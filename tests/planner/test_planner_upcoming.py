@@ -9,10 +9,17 @@ import pyarrow.compute as pc
 import pytest
 
 from sust_dagster.agents.ingestor import ingest_range
-from sust_dagster.agents.planner.upcoming import EMISSIONS_COLUMNS, LEDGER_COLUMNS, WORKLOADS, upcoming_jobs
+from sust_dagster.agents.planner.upcoming import (
+    EMISSIONS_COLUMNS,
+    LEDGER_COLUMNS,
+    MOVE_COLUMNS,
+    PAST_COLUMNS,
+    WORKLOADS,
+    upcoming_jobs,
+)
 from sust_dagster.connectors.sources import fake_cloud, ingest_options, open_billing
 from sust_dagster.settings import simulated_project
-from sust_dagster.world.schemas import UPCOMING_JOBS
+from sust_dagster.world.schemas import PLACEMENTS, UPCOMING_JOBS
 
 MONDAY = datetime(2026, 2, 2, tzinfo=UTC)
 STAMP = pa.timestamp("us", tz="UTC")
@@ -176,3 +183,76 @@ def test_a_simulated_month_is_foreseen_within_its_scatter(tmp_path) -> None:
     assert hours == pytest.approx(pc.sum(jobs.column("duration_hours")).as_py(), rel=0.1)
     homes = {(w["workload_id"], w["home_region"]) for w in fake_cloud(project).workloads().to_pylist()}
     assert set(zip(found["workload_id"].to_pylist(), found["region"].to_pylist(), strict=True)) <= homes
+
+
+def _executed(days: int, group: dict, move: dict | None) -> tuple[list[dict], list[dict]]:
+    """A group of each of the days before MONDAY as it was expected, and where an executed plan put it."""
+    past, moves = [], []
+    for d in range(1, days + 1):
+        day = MONDAY - timedelta(days=d)
+        own = {
+            "planned_for": day, "job_id": f"{group['hour']}-{d}", "workload_id": "build", "region": "eu-west-1",
+            "requested_start": day + timedelta(hours=group["hour"]), "vcpus": 4.0, "gpus": 0.0,
+            "instance_type": "c5.xlarge", "expected_count": group["count"],
+        }  # fmt: skip
+        past.append(own)
+        if move is not None:
+            moves.append(
+                {
+                    "planned_for": day,
+                    "job_id": own["job_id"],
+                    "region": move["region"],
+                    "start": day + timedelta(hours=move["hour"]),
+                    "vcpus_scale": move.get("scale", 1.0),
+                    "cost_before_usd": 0.2,
+                    "cost_after_usd": move.get("cost", 0.2) + 0.05,
+                    "egress_usd": 0.05,
+                }  # fmt: skip
+            )
+    return past, moves
+
+
+def again(rows: list[dict], past: list[dict], moves: list[dict]) -> list[dict]:
+    ledger, emissions = slices(rows)
+    tables = [
+        pa.Table.from_pylist(part, pa.schema([declared.field(n) for n in names]))
+        for part, names, declared in (
+            (past, PAST_COLUMNS, UPCOMING_JOBS.arrow),
+            (moves, MOVE_COLUMNS, PLACEMENTS.arrow),
+        )
+    ]
+    known = MONDAY + timedelta(hours=3)
+    first, last = known + timedelta(hours=1), known + timedelta(hours=25)
+    return upcoming_jobs(
+        ledger, emissions, WORKLOADS.empty_table(), MONDAY, first, last, known, *tables
+    ).to_pylist()  # fmt: skip
+
+
+def test_what_executed_plans_moved_is_expected_where_and_when_it_was_asked_for() -> None:
+    """28 days of a 09:00 group that ran at 12:00 elsewhere, half as large and at half the price."""
+    moved = daily(28, 12, each=3, region="eu-north-1", vcpus=2.0, cost_usd=0.1, energy_kwh=0.005,
+                  instance_type="c5.large")  # fmt: skip
+    past, moves = _executed(
+        28, {"hour": 9, "count": 3.0}, {"region": "eu-north-1", "hour": 12, "scale": 0.5, "cost": 0.1}
+    )
+    row, *others = again(moved, past, moves)
+    assert not others
+    plain = expected(daily(28, 9, each=3)).to_pylist()[0]
+    assert row == {**plain, "cost_usd": pytest.approx(0.2), "it_kw": pytest.approx(0.02)}
+    found = again(moved, past, [])
+    assert (found[0]["region"], found[0]["requested_start"].hour) == ("eu-north-1", 12), "the control: not executed"
+
+
+def test_runs_of_groups_that_met_in_one_hour_count_in_each_by_its_part() -> None:
+    """The 09:00 group (3 a day) was moved onto the 12:00 group (1 a day): four runs, of which nobody says whose."""
+    rows = daily(28, 12, each=4)
+    nine, moves = _executed(28, {"hour": 9, "count": 3.0}, {"region": "eu-west-1", "hour": 12})
+    noon, _ = _executed(28, {"hour": 12, "count": 1.0}, None)
+    found = {r["requested_start"].hour: r["expected_count"] for r in again(rows, [*nine, *noon], moves)}
+    assert found == {9: pytest.approx(3.0), 12: pytest.approx(1.0)}
+
+
+def test_a_run_nobody_expected_stays_as_it_ran() -> None:
+    past, moves = _executed(28, {"hour": 9, "count": 3.0}, {"region": "eu-north-1", "hour": 12})
+    found = {(r["region"], r["requested_start"].hour) for r in again(daily(28, 15), past, moves)}
+    assert found == {("eu-west-1", 15)}

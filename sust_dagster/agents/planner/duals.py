@@ -158,7 +158,9 @@ def ascend(core: Core, objective: Objective, rounds: int) -> Dual:
         return _climb(asked, start, sizes, rounds, (_FIRST_STEP, _LAST_STEP))
     few = asked.sample(_stratified(core.problem), core.usd)
     first = _climb(few, start, sizes, rounds, (_FIRST_STEP, _NEXT_STEP))
-    return _climb(asked, first.x, sizes, max(rounds // _ROUNDS_OF_ALL, _FEWEST_OF_ALL), (_NEXT_STEP, _LAST_STEP_OF_MANY))
+    return _climb(
+        asked, first.x, sizes, max(rounds // _ROUNDS_OF_ALL, _FEWEST_OF_ALL), (_NEXT_STEP, _LAST_STEP_OF_MANY)
+    )
 
 
 def _stratified(problem: Problem) -> Ints:

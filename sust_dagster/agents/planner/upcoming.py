@@ -7,6 +7,10 @@ A group is workload x home region x shape x requested hour. Its expected number 
 days of its kind (working day or weekend) in the history, drawn towards the mean of that hour over all days: with n days
 of the kind, ``(runs on them + k x mean over all days) / (n + k)``, k = 2 (the posterior mean of a Poisson rate under a
 gamma prior worth k days). Where a kind of day had the same number each time, the group is a schedule.
+
+What executed plans moved is counted where and when it was asked for, in its own size and at its own cost: else a plan
+would become the next plan's status quo, and delays would pile up. A run is recognised by workload, shape, region and
+hour; where several groups of a day were to meet there, it counts in each by its expected part.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 
 from sust_dagster.agents.ingestor.arrays import query
-from sust_dagster.world.schemas import UPCOMING_JOBS
+from sust_dagster.world.schemas import PLACEMENTS, UPCOMING_JOBS
 
 #: Columns of the ledger that are read here.
 LEDGER_COLUMNS = (
@@ -26,6 +30,15 @@ LEDGER_COLUMNS = (
 
 #: Columns of the emissions that are read here.
 EMISSIONS_COLUMNS = ("job_id", "workload_id", "started_at", "resource_type", "energy_kwh")
+
+#: Columns of past UPCOMING_JOBS and PLACEMENTS that tell where executed plans put which runs.
+PAST_COLUMNS = (
+    "planned_for", "job_id", "workload_id", "region", "requested_start", "vcpus", "gpus", "instance_type",
+    "expected_count",
+)  # fmt: skip
+MOVE_COLUMNS = (
+    "planned_for", "job_id", "region", "start", "vcpus_scale", "cost_before_usd", "cost_after_usd", "egress_usd",
+)  # fmt: skip
 
 #: What is known of a workload besides its bills: the register of the project.
 WORKLOADS = pa.schema(
@@ -63,6 +76,8 @@ def upcoming_jobs(
     first: datetime,
     last: datetime,
     known_at: datetime,
+    past: pa.Table | None = None,
+    moves: pa.Table | None = None,
 ) -> pa.Table:
     """Job groups requested in ``[first, last)``, as UPCOMING_JOBS, sorted by requested start and id.
 
@@ -70,6 +85,9 @@ def upcoming_jobs(
     looked at, and only runs that had ended by then count for run times. ``emissions`` of the same days give the power
     of a run, whatever the accounting method: its energy over its hours. ``workloads`` is in WORKLOADS; a workload
     that is not in it keeps its groups, flagged ``unregistered``, with what is not known null. Times are UTC hours.
+
+    ``past`` (PAST_COLUMNS of UPCOMING_JOBS) and ``moves`` (MOVE_COLUMNS of PLACEMENTS) of those days tell what executed
+    plans did: ``moves`` holds the placements that were carried out and no others.
     """
     for name, moment in (("first", first), ("last", last), ("known_at", known_at)):
         if moment.tzinfo is None or moment.minute or moment.second or moment.microsecond:
@@ -84,6 +102,8 @@ def upcoming_jobs(
             "ledger": ledger.select(list(LEDGER_COLUMNS)),
             "emissions": emissions.select(list(EMISSIONS_COLUMNS)),
             "workloads": workloads.cast(WORKLOADS),
+            "past": (UPCOMING_JOBS.empty() if past is None else past).select(list(PAST_COLUMNS)),
+            "moves": (PLACEMENTS.empty() if moves is None else moves).select(list(MOVE_COLUMNS)),
         },
         threads=1,
     )  # fmt: skip
@@ -106,7 +126,7 @@ energy as (
     where resource_type in ('compute', 'gpu') and started_at >= {begin} and started_at < {known} and energy_kwh > 0
     group by job_id, workload_id
 ),
-runs as (
+ran as (
     select job_id, workload_id, any_value(team_id order by started_at) as team_id,
         any_value(cloud_provider order by started_at) as cloud_provider, arg_min(region, started_at) as region,
         any_value(workload_category order by started_at) as category,
@@ -116,8 +136,34 @@ runs as (
         coalesce(max(vcpus), 0) as vcpus, coalesce(max(gpus), 0) as gpus, sum(cost_usd) as cost_usd
     from slices group by job_id, workload_id
 ),
+-- Where the groups of past days were to run: moved, or where they were asked for.
+whereabouts as (
+    select p.workload_id, p.gpus, p.region as home, p.vcpus as own_vcpus, p.instance_type as own_type,
+        coalesce(m.region, p.region) as region, p.vcpus * coalesce(m.vcpus_scale, 1) as vcpus,
+        date_trunc('hour', coalesce(m.start, p.requested_start)) as hour,
+        coalesce(m.vcpus_scale, 1) as scale, m.job_id is not null as moved,
+        coalesce(m.start, p.requested_start) - p.requested_start as later,
+        case when m.cost_after_usd - m.egress_usd > 0 then m.cost_before_usd / (m.cost_after_usd - m.egress_usd) end
+            as dearer,
+        p.expected_count / sum(p.expected_count) over (
+            partition by p.workload_id, p.gpus, coalesce(m.region, p.region), p.vcpus * coalesce(m.vcpus_scale, 1),
+                date_trunc('hour', coalesce(m.start, p.requested_start))
+        ) as part
+    from past p left join moves m using (planned_for, job_id)
+    where p.expected_count > 0
+),
+runs as (
+    select r.job_id, r.workload_id, r.team_id, r.cloud_provider, coalesce(w.home, r.region) as region, r.category,
+        r.service_tier, case when w.moved then w.own_type else r.instance_type end as instance_type,
+        r.ended_at < {known} and r.started_at > {begin} as whole,
+        r.started_at - coalesce(w.later, interval 0 hour) as started_at, r.hours,
+        coalesce(w.own_vcpus, r.vcpus) as vcpus, r.gpus, r.cost_usd * coalesce(w.dearer, 1) as cost_usd,
+        coalesce(w.scale, 1) as scale, coalesce(w.part, 1) as part
+    from ran r left join whereabouts w on w.workload_id = r.workload_id and w.gpus = r.gpus and w.region = r.region
+        and w.vcpus = r.vcpus and w.hour = date_trunc('hour', r.started_at)
+),
 kinds as (
-    select runs.*, kwh, hours > {service} as service, ended_at < {known} and started_at > {begin} as whole
+    select runs.* exclude (scale), kwh / scale as kwh, hours > {service} as service
     from runs left join energy using (job_id, workload_id)
 ),
 streams as (
@@ -125,18 +171,22 @@ streams as (
         any_value(cloud_provider order by started_at) as cloud_provider,
         arg_max(category, started_at) as category, arg_max(service_tier, started_at) as service_tier,
         arg_max(instance_type, started_at) as instance_type,
-        count(*) as runs_seen, count(distinct job_id) as resources,
-        avg(hours) filter (whole) as hours, quantile_cont(hours, 0.9) filter (whole) as hours_p90,
-        avg(cost_usd) filter (whole) as cost_usd, sum(cost_usd) / sum(hours) as usd_per_hour,
-        avg(hours) as hours_so_far, sum(kwh) / sum(hours) filter (kwh is not null) as it_kw,
-        avg(date_part('minute', started_at) / 60 + date_part('second', started_at) / 3600) as part_of_hour
+        cast(ceil(round(sum(part), 6)) as bigint) as runs_seen, count(distinct job_id) as resources,
+        sum(hours * part) filter (whole) / sum(part) filter (whole) as hours,
+        quantile_cont(hours, 0.9) filter (whole) as hours_p90,
+        sum(cost_usd * part) filter (whole) / sum(part) filter (whole and cost_usd is not null) as cost_usd,
+        sum(cost_usd * part) / sum(hours * part) as usd_per_hour,
+        sum(hours * part) / sum(part) as hours_so_far,
+        sum(kwh * part) / sum(hours * part) filter (kwh is not null) as it_kw,
+        sum((date_part('minute', started_at) / 60 + date_part('second', started_at) / 3600) * part) / sum(part)
+            as part_of_hour
     from kinds group by workload_id, region, vcpus, gpus, service
 ),
 planned as (
     select unnest(generate_series({first}, {last} - interval 1 hour, interval 1 hour)) as hour
 ),
 counted as (
-    select workload_id, region, vcpus, gpus, date_trunc('hour', started_at) as hour, count(*) as n
+    select workload_id, region, vcpus, gpus, date_trunc('hour', started_at) as hour, round(sum(part), 9) as n
     from kinds where not service group by all
 ),
 -- For each planned hour the same hour of each day the history holds, and whether that day is of its kind.
