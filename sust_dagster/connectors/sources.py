@@ -15,6 +15,7 @@ from sust_dagster.connectors.billing import BillingSource, FileBilling, TableBil
 from sust_dagster.connectors.billing.simulated import SimulatedBilling
 from sust_dagster.connectors.grid import GridSource, open_grid
 from sust_dagster.connectors.grid.simulated import SimulatedGrid
+from sust_dagster.connectors.schedulers.placement_file import in_force, placements_path, read_content, rows_of
 from sust_dagster.reference import instances
 from sust_dagster.reference import regions as reference_regions
 from sust_dagster.settings import Project
@@ -27,8 +28,23 @@ _ALL_TIME = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 
 def fake_cloud(project: Project) -> FakeCloud:
-    """The simulated cloud of a project; its grid replays a file where the project names one."""
+    """The simulated cloud of a project as it is now, with what was placed in it.
+
+    Its grid replays a file where the project names one.
+    """
+    return _changed_cloud(project.seed, project.grid_replay, read_content(placements_path(project.root)))
+
+
+def untouched_cloud(project: Project) -> FakeCloud:
+    """The twin of :func:`fake_cloud` in which nothing was ever placed: what would have been. For scoring only."""
     return _fake_cloud(project.seed, project.grid_replay)
+
+
+@lru_cache(maxsize=4)
+def _changed_cloud(seed: int, replay: str, placements: bytes) -> FakeCloud:
+    """``placements`` is the content of their file: a new content makes a new cloud."""
+    cloud = _fake_cloud(seed, replay)
+    return cloud.with_placements(in_force(rows_of(placements))) if placements else cloud
 
 
 @lru_cache(maxsize=2)
@@ -42,7 +58,8 @@ def _fake_cloud(seed: int, replay: str) -> FakeCloud:
 def open_billing(project: Project) -> BillingSource:
     """Where the project's activity comes from."""
     if project.source == "simulated":
-        return TableBilling(SimulatedBilling(fake_cloud(project)).read, "simulated")
+        # Asked for at each read: what is placed while the project is open is in the next bill.
+        return TableBilling(lambda start, end: SimulatedBilling(fake_cloud(project)).read(start, end), "simulated")
     return FileBilling(project.billing)
 
 

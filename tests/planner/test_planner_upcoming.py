@@ -207,7 +207,7 @@ def _executed(days: int, group: dict, move: dict | None) -> tuple[list[dict], li
                     "cost_before_usd": 0.2,
                     "cost_after_usd": move.get("cost", 0.2) + 0.05,
                     "egress_usd": 0.05,
-                }  # fmt: skip
+                }
             )
     return past, moves
 
