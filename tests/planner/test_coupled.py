@@ -53,7 +53,7 @@ def close(a: float, b: float) -> bool:
     return a == pytest.approx(b, rel=1e-7, abs=1e-9)
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=900, deadline=None)
 @given(problem=coupled, objective=st.sampled_from(OBJECTIVES))
 def test_cp_sat_is_the_best_of_every_choice(problem, objective):
     best = best_of_all(problem, objective)
