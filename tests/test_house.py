@@ -161,7 +161,7 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     locked = {lock: {p.split("==")[0].split("[")[0] for p in pins(lock)} for lock in LOCKS}
 
     def names(requirements: list[str]) -> set[str]:
-        return {re.split(r"[^A-Za-z0-9._-]", r, maxsplit=1)[0].lower() for r in requirements}
+        return {re.sub(r"[._-]+", "-", re.split(r"[^A-Za-z0-9._-]", r, maxsplit=1)[0].lower()) for r in requirements}
 
     assert names([*project["dependencies"], *extras["build"]]) <= locked["requirements.lock"]
     assert names(extras["dev"]) <= locked["requirements-dev.lock"]

@@ -34,16 +34,25 @@ def missing_ranges(instance: dg.DagsterInstance, start: datetime, end: datetime)
 
 def done_hours(instance: dg.DagsterInstance, hours: set[str]) -> set[str]:
     """The partition keys among ``hours`` that are done."""
+    return _done(instance, HOURLY_ASSETS, hours)
+
+
+def partitions_done(instance: dg.DagsterInstance, asset: str, keys: set[str]) -> set[str]:
+    """The partitions of one asset among ``keys`` that were made last by a run that went well."""
+    return _done(instance, (asset,), keys)
+
+
+def _done(instance: dg.DagsterInstance, assets: Iterable[str], keys: set[str]) -> set[str]:
     statuses = [s for s in dg.DagsterRunStatus if s != dg.DagsterRunStatus.SUCCESS]
     doubtful = set(instance.get_run_ids(dg.RunsFilter(statuses=statuses)))
-    done = set(hours)
-    for asset in HOURLY_ASSETS:
+    done = set(keys)
+    for asset in assets:
         made = instance.event_log_storage.get_latest_storage_id_by_partition(
             dg.AssetKey(asset), dg.DagsterEventType.ASSET_MATERIALIZATION
         )
         done &= made.keys()
         if doubtful:
-            done -= _made_by(instance, asset, (made[hour] for hour in done), doubtful)
+            done -= _made_by(instance, asset, (made[key] for key in done), doubtful)
     return done
 
 

@@ -10,10 +10,11 @@ import io
 import logging
 import os
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -132,8 +133,12 @@ def run_job(
     days: tuple[datetime, datetime] | None = None,
     reason: str | None = None,
     progress: Progress | None = None,
+    assets: Collection[str] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a job once in this process: over the hours of ``window``, or the first to the last of ``days``.
+
+    ``assets``: of the job's assets these only. ``config``: run config of its ops.
 
     Raises :class:`RunError` naming what failed.
     """
@@ -150,7 +155,8 @@ def run_job(
             instance=instance,
             tags=tags,
             raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            asset_selection=[dg.AssetKey(a) for a in assets] or None,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
         )
     if not result.success:
         raise RunError(_why(result))

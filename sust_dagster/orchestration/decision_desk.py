@@ -7,7 +7,7 @@ assets share this; it needs neither.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -63,10 +63,10 @@ class DecisionDesk:
             docket = gather(snapshot, in_state(snapshot, "proposed"), now)
         return [docket.case(r) for r in docket.ordered()]
 
-    def precedents(self) -> dict[str, int]:
-        """How many recommendations were approved so far, by action type; every type is there."""
+    def precedents(self, before: datetime | None = None) -> dict[str, int]:
+        """How many recommendations were approved so far, or ``before`` an instant, by action type; all are there."""
         with self._handle.snapshot() as snapshot:
-            return precedents(snapshot)
+            return precedents(snapshot, before)
 
     def due(self, now: datetime) -> list[str]:
         """Recommendations that a review at ``now`` would approve, turn down or let expire."""
@@ -111,24 +111,41 @@ class DecisionDesk:
         with self._handle.transaction() as transaction:
             transaction.lock_decisions()
             docket = gather(transaction, [recommendation], now)
-            before = docket.decide(recommendation)
-            earlier = _earlier(docket, recommendation, signer)
-            if earlier is not None:
-                return Signing(recommendation, docket.state(recommendation), earlier["role"], before, new=False)
-            signature = _signature(docket, recommendation, before, signer, role, "approve", reason or "approved")
-            _check_plan(docket, recommendation, plan_hash)
-            decision = docket.decide(recommendation, [signature])
-            if decision.verdict in ("deny", "expire"):
-                raise SignatureRefused(f"recommendation {recommendation} cannot be approved: {decision.reason}")
-            if signer not in {who for who, _ in decision.signed}:
-                raise SignatureRefused(f"recommendation {recommendation}: {signer} is its author; others sign it")
-            transaction.append("approvals", [signature])
-            state = docket.state(recommendation)
-            if decision.verdict == "approve":
-                by_whom = _approval(docket, recommendation, decision, signer, signature["role"])
-                transaction.transitions([by_whom], now=now)
-                state = "approved"
-            return Signing(recommendation, state, signature["role"], decision, new=True)
+            signing, rows, approvals = _signed(docket, recommendation, signer, role, reason or "approved", plan_hash)
+            transaction.append("approvals", rows)
+            transaction.transitions(approvals, now=now)
+            return signing
+
+    def approve_all(
+        self, wanted: Sequence[tuple[str, str, str]], now: datetime, *, reason: str = ""
+    ) -> tuple[list[Signing], dict[str, str]]:
+        """Sign many plans, each as (recommendation, signer, role), in one transaction.
+
+        What :meth:`approve` would refuse is left unsigned; returns the others and, by recommendation, why not.
+        """
+        if not wanted:
+            return [], {}
+        done: list[Signing] = []
+        refused: dict[str, str] = {}
+        rows: list[dict[str, Any]] = []
+        approvals: list[Transition] = []
+        with self._handle.transaction() as transaction:
+            transaction.lock_decisions()
+            docket = gather(transaction, list(dict.fromkeys(r for r, _, _ in wanted)), now)
+            for recommendation, signer, role in wanted:
+                try:
+                    signing, signature, approval = _signed(
+                        docket, recommendation, signer, role, reason or "approved", None
+                    )
+                except SignatureRefused as refusal:
+                    refused[recommendation] = str(refusal)
+                    continue
+                done.append(signing)
+                rows += signature
+                approvals += approval
+            transaction.append("approvals", rows)
+            transaction.transitions(approvals, now=now)
+        return done, refused
 
     def reject(
         self,
@@ -238,6 +255,33 @@ def _ask_people(transaction: AgentTransaction, case: Case, now: datetime) -> Non
 
 
 # -- signing ------------------------------------------------------------------------------------------------
+
+
+def _signed(
+    docket: Docket, recommendation: str, signer: str, role: str | None, reason: str, plan_hash: str | None
+) -> tuple[Signing, list[dict[str, Any]], list[Transition]]:
+    """What a signature leads to, its row, and the approval if it is the last one needed; the docket counts both.
+
+    Raises :class:`SignatureRefused` when the signature does not count or the plan may not happen anyway.
+    """
+    before = docket.decide(recommendation)
+    earlier = _earlier(docket, recommendation, signer)
+    if earlier is not None:
+        return Signing(recommendation, docket.state(recommendation), earlier["role"], before, new=False), [], []
+    signature = _signature(docket, recommendation, before, signer, role, "approve", reason)
+    _check_plan(docket, recommendation, plan_hash)
+    decision = docket.decide(recommendation, [signature])
+    if decision.verdict in ("deny", "expire"):
+        raise SignatureRefused(f"recommendation {recommendation} cannot be approved: {decision.reason}")
+    if signer not in {who for who, _ in decision.signed}:
+        raise SignatureRefused(f"recommendation {recommendation}: {signer} is its author; others sign it")
+    docket.signatures.setdefault(recommendation, []).append(signature)
+    state, approvals = docket.state(recommendation), []
+    if decision.verdict == "approve":
+        approvals = [_approval(docket, recommendation, decision, signer, signature["role"])]
+        docket.approve(recommendation)
+        state = "approved"
+    return Signing(recommendation, state, signature["role"], decision, new=True), [signature], approvals
 
 
 def _earlier(docket: Docket, recommendation: str, signer: str) -> Mapping[str, Any] | None:

@@ -38,7 +38,7 @@ class Docket:
 
     policy: InForce
     histories: Mapping[str, Sequence[Event]]
-    signatures: Mapping[str, list[dict[str, Any]]]
+    signatures: dict[str, list[dict[str, Any]]]
     rejections: Counter[str]
     precedents: Counter[str]
     actions: Counter[tuple[str, str]]
@@ -111,11 +111,11 @@ def gather(snapshot: AgentSnapshot, recommendations: Sequence[str], now: datetim
     )
 
 
-def precedents(snapshot: AgentSnapshot) -> dict[str, int]:
-    """Approvals so far by action type; every type is there."""
-    done = snapshot.read_books(
-        "decision_log", None, DECISION_LOG_VIEW.c.approved_at.is_not(None), columns=["action_type"]
-    )
+def precedents(snapshot: AgentSnapshot, before: datetime | None = None) -> dict[str, int]:
+    """Approvals so far (or ``before`` an instant) by action type; every type is there."""
+    approved = DECISION_LOG_VIEW.c.approved_at
+    when = approved.is_not(None) if before is None else approved < before
+    done = snapshot.read_books("decision_log", None, when, columns=["action_type"])
     counted = Counter(done.column("action_type").to_pylist())
     return {action: counted[action] for action in ACTION_TYPES}
 

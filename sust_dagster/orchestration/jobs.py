@@ -20,6 +20,7 @@ HOURLY_ASSETS = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensi
 
 
 DAILY_ASSETS = ("grid_forecast", "upcoming_jobs", "recommendations", "placements", "decision_events")
+ACT_ASSETS = ("executions",)
 
 
 def build(
@@ -44,6 +45,12 @@ def build(
             selection=dg.AssetSelection.assets(*DAILY_ASSETS),
             partitions_def=daily,
             description="Forecast, expect, plan, propose, and decide what needs nobody; people sign the rest.",
+        ),
+        dg.define_asset_job(
+            "execute_approved",
+            selection=dg.AssetSelection.assets(*ACT_ASSETS),
+            partitions_def=daily,
+            description="Carry out what is approved, finish or undo what was begun, and write down what became of it.",
         ),
         dg.define_asset_job(
             "factors",

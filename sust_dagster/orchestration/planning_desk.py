@@ -113,7 +113,7 @@ class PlanningDesk:
         forecasts = self._planner.read_lake("grid_forecast", earliest, day + timedelta(days=1))
         groups = within_policy(groups, policy.policy, self._project.regions)
         made = plan_day(groups, forecasts, self._surroundings(moment), rules, day, moment)
-        assessed = assess(made.recommended.recommendations, policy, self._precedents())
+        assessed = assess(made.recommended.recommendations, policy, self._precedents(moment))
         return Planned(made, RECOMMENDATIONS.conform(assessed))
 
     def _surroundings(self, moment: datetime) -> Surroundings:
@@ -136,8 +136,9 @@ class PlanningDesk:
     def _halvable(self) -> frozenset[str]:
         return halvable_types()
 
-    def _precedents(self) -> dict[str, int]:
-        return DecisionDesk(self._project.handle("governance")).precedents()
+    def _precedents(self, moment: datetime) -> dict[str, int]:
+        # What is approved at that very moment, by a run that is done again, is no precedent of itself.
+        return DecisionDesk(self._project.handle("governance")).precedents(moment)
 
     # -- decisions ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from sust_dagster.orchestration.executing import EXECUTE_MINUTE
 from sust_dagster.orchestration.jobs import RECONCILE_DAYS, AssetJob
 from sust_dagster.orchestration.partitions import range_tags
 from sust_dagster.settings import Project
@@ -39,6 +40,13 @@ def build(project: Project, jobs: dict[str, AssetJob]) -> list[Any]:
             name="daily_plan",
             hour_of_day=3,
             description="The plan of the day: forecasts, recommendations, and the decisions that need nobody.",
+        ),
+        dg.build_schedule_from_partitioned_job(
+            jobs["execute_approved"],
+            name="daily_execution",
+            hour_of_day=3,
+            minute_of_hour=EXECUTE_MINUTE,
+            description="What is approved by half past three is in place when the plan's first jobs are asked for.",
         ),
         dg.ScheduleDefinition(
             name="compact_lake",

@@ -1,6 +1,7 @@
 """Sensors: what cannot wait for a clock.
 
-Belongs here: a plan out of turn for a new workload or a cost spike, and the review of decisions whose time has come.
+Belongs here: a plan out of turn for a new workload or a cost spike, the review of decisions whose time has come, the
+execution of what people approved.
 Each asks for at most one run a tick, with a key that names its cause, so that nothing can multiply runs. Does not
 belong here: what a trigger is (``agents.planner.triggers``), what a review decides (governance).
 """
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from sust_dagster.orchestration.decision_desk import DecisionDesk
+from sust_dagster.orchestration.executing import execution_desk
 from sust_dagster.orchestration.jobs import AssetJob
 from sust_dagster.orchestration.partitions import day_key
 from sust_dagster.orchestration.planning_desk import PLAN_HOUR, PlanningDesk
@@ -64,4 +66,22 @@ def build(jobs: dict[str, AssetJob]) -> list[Any]:
             return dg.SkipReason("nothing proposed or approved has come to its time")
         return dg.RunRequest(run_key=f"review {now.isoformat()}", tags={"sust/reason": f"{len(due)} due"})
 
-    return [plan_on_demand, review_decisions]
+    @dg.sensor(
+        name="execute_approved",
+        job=jobs["execute_approved"],
+        minimum_interval_seconds=120,
+        description="Carries out what people approve during the day, and finishes what a stopped run left open.",
+    )
+    def execute_approved(project: ProjectResource) -> dg.RunRequest | dg.SkipReason:
+        now = project.project.present()
+        desk = execution_desk(project, now)
+        waiting = [*desk.due(), *desk.open_intents()]
+        if not waiting:
+            return dg.SkipReason("nothing is approved and not begun, and nothing begun is open")
+        return dg.RunRequest(
+            run_key=f"execute {now.isoformat()}",
+            partition_key=day_key(now),
+            tags={"sust/reason": f"{len(waiting)} approved or open"},
+        )
+
+    return [plan_on_demand, review_decisions, execute_approved]

@@ -23,9 +23,10 @@ from sust_dagster.simulator.arrivals import Demand, job_ids
 from sust_dagster.simulator.carbon import GeneratedGrid, GridSource, signal_table, truth_table
 from sust_dagster.simulator.clock import HOUR_S, Hours, hour_bounds, hour_timestamps, timestamps
 from sust_dagster.simulator.columns import constant, pick
-from sust_dagster.simulator.emissions import per_job
+from sust_dagster.simulator.emissions import by_hour, per_job
 from sust_dagster.simulator.focus import focus_table
 from sust_dagster.simulator.focus_schema import FOCUS_SCHEMA
+from sust_dagster.simulator.health import Seen, seen
 from sust_dagster.simulator.instances import INSTANCES
 from sust_dagster.simulator.network import egress_table, latency_table
 from sust_dagster.simulator.organisation import DEVELOPERS
@@ -34,7 +35,7 @@ from sust_dagster.simulator.placements import PlacementIndex, Placements, Rows, 
 from sust_dagster.simulator.prices import price_table
 from sust_dagster.simulator.regions import REGION_IDS
 from sust_dagster.simulator.replay import Replay, ReplayedGrid
-from sust_dagster.simulator.runs import Runs, Scheduler, slices_of
+from sust_dagster.simulator.runs import Runs, Scheduler, Slices, slices_of
 from sust_dagster.simulator.truth import FactorErrors
 from sust_dagster.simulator.workloads import Workload, catalogue, catalogue_table, metrics_table
 
@@ -133,6 +134,17 @@ class FakeCloud:
         )
         return table.take(pc.sort_indices(table, [("requested_at", "ascending"), ("job_id", "ascending")]))
 
+    def health(self, workload_id: str, start: datetime, end: datetime) -> Seen | None:
+        """What monitoring saw of a workload in the whole hours within ``[start, end)``; None where it did not run."""
+        first, last = -int(-start.timestamp() // HOUR_S), int(end.timestamp() // HOUR_S)
+        number = next((k for k, w in enumerate(self.catalogue) if w.workload_id == workload_id), None)
+        if number is None or last <= first:
+            return None
+        runs = self._scheduler.runs(first - self._scheduler.lookback_hours, last)
+        cut = slices_of(runs, first, last)
+        own = np.flatnonzero(runs.requests.workload[cut.job] == number)
+        return seen(self.seed, self.catalogue[number], runs, Slices(cut.job[own], cut.hour[own], cut.seconds[own]))
+
     def slices(self, start: datetime, end: datetime) -> pa.Table:
         """Job-hours that RAN in ``[start, end)``, sorted by (hour, job_id).
 
@@ -211,6 +223,20 @@ class FakeCloud:
         return self._emissions(
             runs, {"stated_kwh": stated_kwh, "stated_kg": stated_kg, "true_kwh": true_kwh, "true_kg": true_kg}
         )
+
+    def hourly(self, start: datetime, end: datetime) -> pa.Table:
+        """What ran in each hour: ``ts, stated_kg, true_kg, cost_usd`` (compute, and egress at the start of a run)."""
+        first, last = hour_bounds(start, end)
+        runs = self._scheduler.runs(first - self._scheduler.lookback_hours, last)
+        stated, true = by_hour(runs, self.grid, self.errors, first, last)
+        cut = slices_of(runs, first, last)
+        paid, _ = self._scheduler.hourly_usd(runs, cut)
+        usd = np.bincount(cut.hour - first, paid * cut.usage_hours, minlength=last - first)
+        begins = runs.started_s // HOUR_S - first
+        inside = (begins >= 0) & (begins < last - first)
+        usd += np.bincount(begins[inside], runs.egress_usd[inside], minlength=last - first)
+        hours = hour_timestamps(np.arange(first, last, dtype=np.int64))
+        return pa.table({"ts": hours, "stated_kg": stated, "true_kg": true, "cost_usd": usd})
 
     def baseline_emissions(self, start: datetime, end: datetime) -> pa.Table:
         """Jobs as :meth:`true_emissions`, with ``kwh, kg`` of simple/v1 on the TRUE intensity: no power or PUE

@@ -50,3 +50,16 @@ def per_job(runs: Runs, grid: GridSource, errors: FactorErrors | None, *, observ
     run_hours = (runs.ended_s - runs.started_s) / HOUR_S
     weighted = np.bincount(cut.job, cut.usage_hours * intensity[cut.hour - first, runs.region[cut.job]], minlength=n)
     return facility_kw * run_hours, facility_kw * weighted / 1000.0
+
+
+def by_hour(runs: Runs, grid: GridSource, errors: FactorErrors, first: int, last: int) -> tuple[Floats, Floats]:
+    """Stated (on the observed signal) and true kg of what ran in each of the hours ``[first, last)``."""
+    hours = np.arange(first, last, dtype=np.int64)
+    cut = slices_of(runs, first, last)
+    at = cut.hour - first
+    kw = (stated_kw() * PUE)[runs.instance[cut.job]] * cut.usage_hours
+    region = runs.region[cut.job]
+    error = errors.power() * np.array([errors.pue(r) for r in REGION_IDS])[region]
+    stated = np.bincount(at, kw * grid.observed(hours).intensity[at, region], minlength=len(hours)) / 1000.0
+    true = np.bincount(at, kw * error * grid.true_g_per_kwh(hours)[at, region], minlength=len(hours)) / 1000.0
+    return stated, true
