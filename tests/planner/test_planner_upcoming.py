@@ -79,18 +79,40 @@ def test_an_hour_after_midnight_belongs_to_the_next_day_of_the_window() -> None:
 
 
 def test_work_of_working_days_is_expected_on_working_days() -> None:
-    """Rates are those of the day's kind, drawn towards the mean over all days by a prior worth two days."""
+    """Rates are those of the day's kind, drawn towards the mean over all days by a prior worth two days, and a little
+    towards the mean hour, as far as the hours' difference leaves room for chance.
+    """
     weekdays = [r for r in daily(28, 10, each=7) if r["started_at"].isoweekday() < 6]
     irregular = [*weekdays, *daily(28, 10, each=0)][:-1]  # one run less on the eldest working day
     on_monday = expected(irregular).to_pylist()[0]
     runs, kind_days, days = 7 * 20 - 1, 20, 28
-    assert on_monday["expected_count"] == pytest.approx((runs + 2 * runs / days) / (kind_days + 2))
+    hour = runs / days / 24
+    differ = (runs / days) ** 2 / 24 - hour**2 - hour / days
+    drawn = (runs + 2 * runs / days + hour**2 / differ) / (kind_days + 2 + hour / differ)
+    assert on_monday["expected_count"] == pytest.approx(drawn, rel=1e-3)
+    assert drawn == pytest.approx((runs + 2 * runs / days) / (kind_days + 2), rel=0.02)
     assert on_monday["origin"] == "history"
     saturday = MONDAY + timedelta(days=5, hours=3)
     shifted = [{**r, "started_at": r["started_at"] + timedelta(days=5)} for r in irregular]
     weekend = [r for r in shifted if r["started_at"].isoweekday() < 6]
     row = expected(weekend, saturday).to_pylist()[0]
     assert row["expected_count"] < 0.5 * on_monday["expected_count"]
+
+
+def test_rare_work_is_expected_in_every_hour_and_not_only_where_it_was_seen() -> None:
+    """Ten runs in five days, each in an hour of its own: nothing says that those hours are the ones to come."""
+    hours = (0, 3, 5, 8, 9, 13, 14, 17, 20, 22)
+    rows = [
+        {"job_id": f"r{k}", "started_at": MONDAY - timedelta(days=1 + k % 5) + timedelta(hours=h)}
+        for k, h in enumerate(hours)
+    ]
+    found = {r["requested_start"].hour: r["expected_count"] for r in expected(rows).to_pylist()}
+    assert len(found) == 24
+    assert sum(found.values()) == pytest.approx(2.0, rel=0.1)
+    assert max(found.values()) < 1.5 * min(found.values())
+    nightly = [{"job_id": f"n{d}", "started_at": MONDAY - timedelta(days=d) + timedelta(hours=5)} for d in range(1, 6)]
+    only = {r["requested_start"].hour: r["expected_count"] for r in expected(nightly).to_pylist()}
+    assert only.pop(5) == 1.0 and sum(only.values()) < 0.1, "the control: a schedule"
 
 
 def test_nothing_after_the_plan_is_made_is_looked_at() -> None:

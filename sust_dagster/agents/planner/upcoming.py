@@ -8,6 +8,11 @@ days of its kind (working day or weekend) in the history, drawn towards the mean
 of the kind, ``(runs on them + k x mean over all days) / (n + k)``, k = 2 (the posterior mean of a Poisson rate under a
 gamma prior worth k days). Where a kind of day had the same number each time, the group is a schedule.
 
+The hours of one stream (workload, region, shape) vary around its mean hour. How much they truly do is what their
+variance exceeds that of chance by (empirical Bayes, moments): a gamma prior of that mean and variance draws each hour
+towards the mean. So rare work is expected a little in every hour, not fully in the hours it happened to be seen in; and
+work that keeps to its hour is expected there alone.
+
 What executed plans moved is counted where and when it was asked for, in its own size and at its own cost: else a plan
 would become the next plan's status quo, and delays would pile up. A run is recognised by workload, shape, region and
 hour; where several groups of a day were to meet there, it counts in each by its expected part.
@@ -208,10 +213,30 @@ rates as (
     from calendar c join counted n on n.hour = c.past_hour
     group by all
 ),
-expected as (
-    select r.*, (r.kind_runs + {prior} * r.runs / s.days) / (s.kind_days + {prior}) as mean_count,
-        r.kind_present = s.kind_days and r.least = r.most and s.kind_days >= {schedule} as regular
+seen as (
+    select r.*, r.kind_present = s.kind_days and r.least = r.most and s.kind_days >= {schedule} as regular
     from rates r join size s using (hour)
+),
+streamed as (
+    select distinct workload_id, region, vcpus, gpus from seen
+),
+filled as (
+    select t.*, s.hour, s.days, s.kind_days, coalesce(r.runs, 0) as runs, coalesce(r.kind_runs, 0) as kind_runs, r.least,
+        coalesce(r.regular, false) as regular
+    from size s cross join streamed t
+    left join seen r on r.hour = s.hour and r.workload_id = t.workload_id and r.region = t.region
+        and r.vcpus = t.vcpus and r.gpus = t.gpus
+),
+-- Of each stream: its mean hour, and how much its hours differ beyond what chance makes of equal ones.
+spreads as (
+    select workload_id, region, vcpus, gpus, avg(runs / days) as hourly,
+        greatest(var_pop(runs / days) - avg(runs / days) * avg(1 / days), 1e-12) as differ
+    from filled group by workload_id, region, vcpus, gpus
+),
+expected as (
+    select f.*, (f.kind_runs + {prior} * f.runs / f.days + t.hourly * t.hourly / t.differ)
+            / (f.kind_days + {prior} + t.hourly / t.differ) as mean_count
+    from filled f join spreads t using (workload_id, region, vcpus, gpus)
 ),
 groups as (
     select e.hour, e.workload_id, e.region, e.vcpus, e.gpus, false as service,
