@@ -29,6 +29,8 @@ from sust_dagster.simulator.people import signers
 
 #: Minute after 03:00 at which the simulated people look at what waits for them.
 SIGN_MINUTE = 10
+#: Days between compactions.
+_WEEK = 7
 #: Steps of planning; each is run again alone where it was cut off.
 _PLANNING = (("upcoming_jobs",), ("recommendations", "placements"), ("decision_events",))
 
@@ -55,6 +57,8 @@ class Loop:
             self.sense(first, min(moment, end))
             self.plan(day)
             self.sign(moment + timedelta(minutes=SIGN_MINUTE))
+            if (day - first).days % _WEEK == _WEEK - 1:
+                self.compact(day)
             self.act(day, moment + timedelta(minutes=EXECUTE_MINUTE))
             tell(1)
         self.sense(first, end)
@@ -97,6 +101,11 @@ class Loop:
         """Carry out what is approved."""
         config = {"ops": {"executions": {"config": {"at": now.isoformat()}}}}
         self._job("execute_approved", days=(day, day), reason="what was approved", config=config)
+
+    def compact(self, day: datetime) -> None:
+        """Fold the hours of the days before ``day``, as every week: what reads a month reads a file a day."""
+        config = {"ops": {"fold_closed_days": {"config": {"before": day.isoformat()}}}}
+        self._job("compact_lake", reason="the week is over", config=config)
 
     def _done(self, asset: str, day: datetime) -> bool:
         return day_key(day) in partitions_done(self._instance, asset, {day_key(day)})

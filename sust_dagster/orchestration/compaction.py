@@ -53,12 +53,20 @@ def _content(lake: Lake, table: str, before: datetime) -> dict[str, str]:
     return {slot: sha for slot, sha in lake.slots(table).items() if slot_start(slot) < before}
 
 
+class CompactConfig(dg.Config):
+    """Which days."""
+
+    before: str = ""
+    """Days that ended by then, ISO 8601 UTC; empty: all that are closed."""
+
+
 def build(reconcile_days: int) -> dg.JobDefinition:
     """The weekly job."""
 
     @dg.op(description="Fold each closed day's hourly files into one; content and old versions stay as they are.")
-    def fold_closed_days(context: dg.OpExecutionContext, project: ProjectResource) -> None:
-        before = closed_until(project.project, reconcile_days)
+    def fold_closed_days(context: dg.OpExecutionContext, project: ProjectResource, config: CompactConfig) -> None:
+        closed = closed_until(project.project, reconcile_days)
+        before = min(closed, datetime.fromisoformat(config.before)) if config.before else closed
         done: dict[str, Any] = compact_tables(Lake(project.project.lake_root), before)
         context.log.info("folded what ended by %s: %s", before, done)
 

@@ -2,18 +2,26 @@
 
 Belongs here: one storage class, named in an instance's ``dagster.yaml``. A range run stores an event per partition
 and asset; Dagster hands them over in batches, its PostgreSQL storage writes a batch as one statement, its SQLite
-storage opens three connections for each event. Files and tables are those of Dagster's own SQLite storage: an
-instance can go back to it by deleting the setting.
+storage opens three connections for each event and compiles each statement anew. Files and tables are those of
+Dagster's own SQLite storage: an instance can go back to it by deleting the setting.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
+from sqlalchemy.engine import Connection, Engine
+
+#: Files whose connections are kept: an index and the runs under way.
+_KEPT = 6
 
 #: What ``dagster.yaml`` says to use it; the folder moves with the instance.
 SETTING = """\
@@ -36,6 +44,32 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
         return cls(str(Path(config_value["instance_dir"], "history", "runs")), inst_data=inst_data)
+
+    @contextmanager
+    def _connect(self, shard: str) -> Generator[Connection]:
+        with self._db_lock, self._engine(shard).connect() as connection, connection.begin():
+            yield connection
+
+    def _engine(self, shard: str) -> Engine:
+        """The engine of a file, kept: those of the last few runs, and the index's. A forked process makes its own."""
+        engines = self.__dict__.setdefault("_engines", {}).setdefault(os.getpid(), {})
+        engine = engines.pop(shard, None)
+        if engine is None:
+            address = self.conn_string_for_shard(shard)
+            engine = sa.create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
+            if shard not in self._initialized_dbs:
+                self._initdb(engine)
+                self._initialized_dbs.add(shard)
+        engines[shard] = engine  # last used, last thrown out
+        while len(engines) > _KEPT:
+            engines.pop(next(iter(engines))).dispose()
+        return engine
+
+    def dispose(self) -> None:
+        """Close what is kept open."""
+        for engine in self.__dict__.pop("_engines", {}).get(os.getpid(), {}).values():
+            engine.dispose()
+        super().dispose()
 
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
         """Store the events of one run, in order; the asset's page shows the last of each asset."""

@@ -7,6 +7,8 @@ hit follows from the keyed starts of that hour and the five before it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -18,10 +20,23 @@ from sust_dagster.simulator.streams import Stream, word
 
 MEAN_DAYS_BETWEEN = 45
 MAX_OUTAGE_HOURS = 6
+#: Hours up to which each is looked up on its own.
+_FEW = 64
 
 
 def outage_hours(seed: int, hours: Hours) -> NDArray[np.bool_]:
     """Whether each region is out in each hour: shape ``(hours, regions)``."""
+    if 0 < hours.size <= _FEW:  # the placement API asks for the same few hours over and over
+        return np.stack([_outages_of_hour(seed, hour) for hour in hours.tolist()])
+    return _outages(seed, hours)
+
+
+@lru_cache(maxsize=4_096)
+def _outages_of_hour(seed: int, hour: int) -> NDArray[np.bool_]:
+    return _outages(seed, np.array([hour], np.int64))[0]
+
+
+def _outages(seed: int, hours: Hours) -> NDArray[np.bool_]:
     stream = Stream.of(seed, "outages")
     lanes = np.array([word(r) for r in REGION_IDS], np.int64)
     out = np.zeros((hours.size, lanes.size), bool)

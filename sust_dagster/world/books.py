@@ -283,7 +283,7 @@ class Transaction:
         """
         wanted = list(transitions)
         histories = self._histories([t.recommendation_id for t in wanted])
-        rejected_by = self._rejected_by()
+        rejected_by = self._rejected_by((t.plan_hash for t in wanted), histories)
         signers = self._signers([t.recommendation_id for t in wanted if t.to_status == "approved"], histories)
         results: list[Decided] = []
         for transition in wanted:
@@ -373,7 +373,7 @@ class Transaction:
 
     def _append_events(self, records: list[dict[str, Any]]) -> AppendResult:
         histories = self._histories([r["recommendation_id"] for r in records])
-        rejected_by = self._rejected_by()
+        rejected_by = self._rejected_by((r["plan_hash"] for r in records), histories)
         approved = [r["recommendation_id"] for r in records if r["to_status"] == "approved"]
         signers = self._signers(approved, histories)
         fresh: list[Event] = []
@@ -408,9 +408,17 @@ class Transaction:
                 histories[event["recommendation_id"]].append(_typed(event))
         return histories
 
-    def _rejected_by(self) -> dict[str, str]:
-        rejections = self.read("decision_events", {"to_status": "rejected"}, columns=["plan_hash", "actor"])
-        return {r["plan_hash"]: r["actor"] for r in rejections.to_pylist() if is_human(r["actor"])}
+    def _rejected_by(self, plans: Iterable[str | None], histories: Mapping[str, Sequence[Event]]) -> dict[str, str]:
+        """Who rejected any of these plans, or the plan of any of these histories, wherever that was."""
+        proposed = {events[0]["plan_hash"] for events in histories.values() if events}
+        names = sorted({p for p in plans if p is not None} | proposed)
+        found: dict[str, str] = {}
+        for begin in range(0, len(names), _CHUNK):
+            where = {"plan_hash": names[begin : begin + _CHUNK], "to_status": "rejected"}
+            for row in self.read("decision_events", where, columns=["plan_hash", "actor"]).to_pylist():
+                if is_human(row["actor"]):
+                    found[row["plan_hash"]] = row["actor"]
+        return found
 
     def _signers(
         self, recommendations: Sequence[str], histories: Mapping[str, Sequence[Event]]

@@ -7,6 +7,7 @@ in those documents.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import rfc8785
@@ -19,9 +20,29 @@ def canonical_json(value: Any) -> str:
     Raises ``ValueError`` for anything else: what a hash is taken over must read the same everywhere.
     """
     try:
-        return rfc8785.dumps(value).decode()
+        return _written(_Same(value))
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"no canonical JSON: {error}") from error
+
+
+class _Same:
+    """A document as a key: the same texts, kinds and numbers in the same order are one document."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._key = repr(value)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._key == other._key and type(self.value) is type(other.value)
+
+
+@lru_cache(maxsize=2_048)
+def _written(document: _Same) -> str:
+    # The same plan is hashed many times between its proposal and its end.
+    return rfc8785.dumps(document.value).decode()
 
 
 def content_hash(value: Any) -> str:

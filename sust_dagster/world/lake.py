@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,7 +37,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from sust_dagster.world.schemas import TABLES, TableSpec
@@ -49,6 +50,8 @@ _TABLE_CONFIGURATION: dict[str, str | None] = {
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
+    # Opening a table reads the log since the last checkpoint.
+    "delta.checkpointInterval": "10",
 }
 _ATTEMPTS = 8
 
@@ -117,6 +120,7 @@ class Lake:
     def __init__(self, root: str | Path) -> None:
         self.root = str(root) if "://" in str(root) else str(Path(root).absolute())
         self._footers: dict[str, Mapping[bytes, bytes]] = {}
+        self._opened = threading.local()
 
     # -- where things are ---------------------------------------------------------------------------
 
@@ -163,6 +167,35 @@ class Lake:
             delta.load_as_version(as_of)
         return delta
 
+    def _current(self, table: str, as_of: int | datetime | None = None) -> DeltaTable | None:
+        """The table to read from: opened once per thread, and brought up to date each time.
+
+        Writers open it anew: the version they begin from is what their commit is checked against.
+        """
+        if as_of is not None:
+            return self._delta(table, as_of)
+        opened: dict[str, tuple[int, DeltaTable]] = self._opened.__dict__.setdefault("tables", {})
+        folder, delta = self._folder(table), None
+        if table in opened and opened[table][0] == folder:
+            delta = opened[table][1]
+            try:
+                delta.update_incremental()
+            except DeltaError:
+                delta = None
+        delta = delta or self._delta(table)
+        if delta is not None:
+            opened[table] = folder, delta
+        return delta
+
+    def _folder(self, table: str) -> int:
+        """What tells a table's folder from another one in its place; remote tables are taken to stay."""
+        if not self.local:
+            return 0
+        try:
+            return Path(self.root, table, "_delta_log").stat().st_ino
+        except FileNotFoundError:
+            return -1
+
     # -- what is in a table -------------------------------------------------------------------------
 
     def _files(self, table: str, delta: DeltaTable | None) -> list[_File]:
@@ -197,13 +230,13 @@ class Lake:
 
     def version(self, table: str) -> int | None:
         """Current version, or ``None`` before the first write."""
-        delta = self._delta(table)
+        delta = self._current(table)
         return None if delta is None else delta.version()
 
     def slots(self, table: str, as_of: int | datetime | None = None) -> dict[str, str]:
         """Slot name → SHA-256 of its content, in slot order."""
         merged: dict[str, str] = {}
-        for f in self._files(table, self._delta(table, as_of)):
+        for f in self._files(table, self._current(table, as_of)):
             merged.update(f.slots)
         return dict(sorted(merged.items()))
 
@@ -213,7 +246,7 @@ class Lake:
         rows = [
             (t, slot, sha, f.path, f.size, f.committed_ms[slot])
             for t in names
-            for f in self._files(t, self._delta(t))
+            for f in self._files(t, self._current(t))
             for slot, sha in f.slots.items()
         ]
         kinds = (pa.string(), pa.string(), pa.string(), pa.string(), pa.int64(), pa.timestamp("ms", tz="UTC"))
@@ -245,7 +278,7 @@ class Lake:
         reads through Python callbacks and aborts about half of the processes that used it as they exit.
         """
         spec = self.spec(table)
-        files = self._files(table, self._delta(table, as_of))
+        files = self._files(table, self._current(table, as_of))
         first = None if start is None else _floor(spec, start)
         chosen = sorted(
             f.path
@@ -292,7 +325,7 @@ class Lake:
         names = pc.strftime(
             pc.floor_temporal(times.column(0), unit=spec.partition), format=_SLOT_FORMAT[spec.partition]
         )
-        by_slot = {s: ms for f in self._files(table, self._delta(table, as_of)) for s, ms in f.committed_ms.items()}
+        by_slot = {s: ms for f in self._files(table, self._current(table, as_of)) for s, ms in f.committed_ms.items()}
         if not by_slot or rows == 0:
             return pa.nulls(rows, pa.timestamp("us", tz="UTC"))
         keys = pa.array(list(by_slot), pa.string())

@@ -6,7 +6,8 @@ with a group (``candidates``) or what is best (``rules``, ``scale``).
 A group is workload x home region x shape x requested hour. Its expected number of runs is the mean of that hour on the
 days of its kind (working day or weekend) in the history, drawn towards the mean of that hour over all days: with n days
 of the kind, ``(runs on them + k x mean over all days) / (n + k)``, k = 2 (the posterior mean of a Poisson rate under a
-gamma prior worth k days). Where a kind of day had the same number each time, the group is a schedule.
+gamma prior worth k days). Where a kind of day had the same number each time, the group is a schedule; where there were
+too few days of the kind to tell, all days are asked.
 
 The hours of one stream (workload, region, shape) vary around its mean hour. How much they truly do is what their
 variance exceeds that of chance by (empirical Bayes, moments): a gamma prior of that mean and variance draws each hour
@@ -209,20 +210,23 @@ rates as (
     select c.hour, n.workload_id, n.region, n.vcpus, n.gpus, sum(n.n) as runs,
         coalesce(sum(n.n) filter (same_kind), 0) as kind_runs,
         coalesce(count(*) filter (same_kind), 0) as kind_present,
-        min(n.n) filter (same_kind) as least, max(n.n) filter (same_kind) as most
+        min(n.n) filter (same_kind) as least, max(n.n) filter (same_kind) as most,
+        count(*) as present, min(n.n) as least_of_all, max(n.n) as most_of_all
     from calendar c join counted n on n.hour = c.past_hour
     group by all
 ),
 seen as (
-    select r.*, r.kind_present = s.kind_days and r.least = r.most and s.kind_days >= {schedule} as regular
+    select r.* exclude (least), case when s.kind_days >= {schedule} then r.least else r.least_of_all end as least,
+        case when s.kind_days >= {schedule} then r.kind_present = s.kind_days and r.least = r.most
+             else r.present = s.days and r.least_of_all = r.most_of_all and s.days >= {schedule} end as regular
     from rates r join size s using (hour)
 ),
 streamed as (
     select distinct workload_id, region, vcpus, gpus from seen
 ),
 filled as (
-    select t.*, s.hour, s.days, s.kind_days, coalesce(r.runs, 0) as runs, coalesce(r.kind_runs, 0) as kind_runs, r.least,
-        coalesce(r.regular, false) as regular
+    select t.*, s.hour, s.days, s.kind_days, coalesce(r.runs, 0) as runs, coalesce(r.kind_runs, 0) as kind_runs,
+        r.least, coalesce(r.regular, false) as regular
     from size s cross join streamed t
     left join seen r on r.hour = s.hour and r.workload_id = t.workload_id and r.region = t.region
         and r.vcpus = t.vcpus and r.gpus = t.gpus

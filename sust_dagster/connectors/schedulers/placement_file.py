@@ -41,6 +41,7 @@ def read_content(path: Path) -> bytes:
 
 
 @lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def rows_of(content: bytes) -> pa.Table:
     """Rows of a file's content by position."""
     if not content:

@@ -11,9 +11,8 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from sust_dagster.agents.executor.executions import executions_of
 from sust_dagster.orchestration.declarations import asset_properties
-from sust_dagster.orchestration.executing import execution_desk
+from sust_dagster.orchestration.executing import execution_desk, execution_rows
 from sust_dagster.orchestration.execution_desk import Executed
 from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
@@ -44,8 +43,7 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         now = datetime.fromisoformat(config.at) if config.at else project.project.present()
         acts = start <= now < end
         done = execution_desk(project, now).execute(now) if acts else Executed()
-        handle = project.handle("executor")
-        rows = executions_of(handle.read_books("outbox"), handle.read_books("decision_events"))
+        rows = execution_rows(project.handle("executor"), start, end)
         table = between(rows, "executed_at", start, end)
         return dg.Output(table, metadata={"run_rows": table.num_rows, "acted": acts, **_metadata(done)})
 

@@ -78,14 +78,24 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
     return [BILLING_RECORDS, ingest]
 
 
+#: Rows of stored hours summed at once: an hour's file alone is hardly worth a pass.
+_ROWS_AT_ONCE = 100_000
+
+
 def stored_hours(ingestor: AgentHandle, start: datetime) -> ServiceHours:
     """What services cost in the hours before ``start``, as stored: not as the bill may say of them now, so that any
     cut of the hours into runs gives the same.
     """
     hours, first = ServiceHours(), start - HISTORY
     stored = ingestor.lake_dataset("activity_ledger", first, start)
+    held: list[pa.RecordBatch] = []
     for batch in stored.to_batches(columns=list(HISTORY_COLUMNS)):  # a month of a large bill is more than a table
-        hours.add(between(pa.Table.from_batches([batch]), "started_at", first, start))
+        held.append(batch)
+        if sum(b.num_rows for b in held) >= _ROWS_AT_ONCE:
+            hours.add(between(pa.Table.from_batches(held), "started_at", first, start))
+            held = []
+    if held:
+        hours.add(between(pa.Table.from_batches(held), "started_at", first, start))
     return hours
 
 
