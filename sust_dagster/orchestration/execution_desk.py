@@ -482,7 +482,7 @@ class ExecutionDesk:
         workload = intent["order"]["workload_id"]
         intended, span = canary[0]["occurred_at"], now - since
         before, after = self._seen(workload, intended - span, intended), self._seen(workload, since, now)
-        said = verdict(before, after, since, now, self._canary)
+        said = verdict(before, after, since, now, self._canary, proposal_of(history).get("est_latency_delta_ms") or 0.0)
         if said.word == "wait":
             return Executed(open=(recommendation,))
         if said.word == "roll_back":

@@ -85,9 +85,11 @@ class PlanningDesk:
         )  # fmt: skip
 
     def _carried_out(self, begin: datetime, end: datetime) -> pa.Table:
-        """Placements of the days ``[begin, end)`` whose recommendations were executed."""
+        """Placements of the days ``[begin, end)`` that were begun: whether watched still, kept or undone too late, runs
+        that are found there were put there.
+        """
         placements = self._planner.read_lake("placements", begin, end)
-        events = self._planner.read_books("decision_events", {"to_status": "executed"}, columns=["recommendation_id"])
+        events = self._planner.read_books("decision_events", {"to_status": "executing"}, columns=["recommendation_id"])
         done = pc.is_in(placements.column("recommendation_id"), events.column("recommendation_id").combine_chunks())
         return placements.filter(done).select(list(MOVE_COLUMNS))
 

@@ -57,3 +57,12 @@ def test_its_own_limit_is_kept_whatever_it_was_before() -> None:
     rules = CanaryRules(max_p99_ms=90.0)
     assert verdict(WELL, WELL, NOW, LATER, rules).why == "p99_latency: 100 ms, the limit is 90 ms"
     assert verdict(None, WELL, NOW, LATER, rules).word == "roll_back"
+
+
+def test_latency_that_was_approved_is_no_fault_of_the_canary() -> None:
+    """64 ms further away, as the approved plan said: 104 ms after 40 is what was signed; 130 is not."""
+    begun, now = NOW, NOW + timedelta(hours=2)
+    before, after = Health(40.0, 0.001, 1000), Health(104.0, 0.001, 1000)
+    assert verdict(before, after, begun, now, CanaryRules(), approved_ms=64.0).word == "proceed"
+    assert verdict(before, after, begun, now, CanaryRules()).word == "roll_back"
+    assert verdict(before, Health(130.0, 0.001, 1000), begun, now, CanaryRules(), approved_ms=64.0).word == "roll_back"

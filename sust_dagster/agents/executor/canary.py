@@ -67,16 +67,24 @@ def split(
 
 
 def verdict(
-    before: Health | None, after: Health | None, applied_at: datetime, now: datetime, rules: CanaryRules
+    before: Health | None,
+    after: Health | None,
+    applied_at: datetime,
+    now: datetime,
+    rules: CanaryRules,
+    approved_ms: float = 0.0,
 ) -> Verdict:
-    """What the health of a canary, ``applied_at`` until ``now``, says against the health before it."""
+    """What the health of a canary, ``applied_at`` until ``now``, says against the health before it.
+
+    ``approved_ms``: latency that the approved change was said to add; it is no fault of the canary.
+    """
     hours = (now - applied_at).total_seconds() / 3600
     enough = [h is not None and _sound(h) and h.samples >= rules.min_samples for h in (before, after)]
     if after is not None and enough[1]:
         if rules.max_p99_ms is not None and after.p99_ms > rules.max_p99_ms:
             return Verdict("roll_back", f"p99_latency: {after.p99_ms:g} ms, the limit is {rules.max_p99_ms:g} ms")
         if before is not None and enough[0]:
-            return _compared(before, after, hours, rules)
+            return _compared(before, after, hours, rules, max(approved_ms, 0.0))
     if hours >= rules.patience_hours:
         return Verdict("roll_back", f"health_unknown: no sufficient figures after {hours:g} h")
     return Verdict("wait", f"health figures are missing or too few after {hours:g} h")
@@ -86,10 +94,11 @@ def _sound(health: Health) -> bool:
     return math.isfinite(health.p99_ms) and math.isfinite(health.error_rate)
 
 
-def _compared(before: Health, after: Health, hours: float, rules: CanaryRules) -> Verdict:
-    most = before.p99_ms * rules.max_p99_ratio
+def _compared(before: Health, after: Health, hours: float, rules: CanaryRules, approved_ms: float) -> Verdict:
+    most = (before.p99_ms + approved_ms) * rules.max_p99_ratio
     if after.p99_ms > most:
-        return Verdict("roll_back", f"p99_latency: {after.p99_ms:g} ms after {before.p99_ms:g} ms")
+        approved = f" and {approved_ms:g} ms approved" if approved_ms else ""
+        return Verdict("roll_back", f"p99_latency: {after.p99_ms:g} ms after {before.p99_ms:g} ms{approved}")
     rise = after.error_rate - before.error_rate
     if rise > rules.max_error_rate_rise:
         return Verdict("roll_back", f"error_rate: {after.error_rate:g} after {before.error_rate:g}")

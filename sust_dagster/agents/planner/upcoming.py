@@ -66,6 +66,8 @@ HISTORY_DAYS = 28
 PRIOR_DAYS = 2.0
 #: A run longer than this is a service: it is expected all day, every day, as one run of 24 hours.
 SERVICE_HOURS = 36.0
+#: Work whose runs last so many hours is asked for once a day, at its hour: it is not expected at others.
+DAY_LONG_HOURS = 18.0
 #: Least days of a kind that make a schedule of a regular number.
 SCHEDULE_DAYS = 3
 #: Fewer runs than this behind a group flag it.
@@ -102,7 +104,7 @@ def upcoming_jobs(
         _SQL.format(
             first=_at(first), last=_at(last), known=_at(known_at), planned=_at(planned_for),
             begin=_at(known_at - timedelta(days=HISTORY_DAYS)), days=HISTORY_DAYS, prior=PRIOR_DAYS,
-            service=SERVICE_HOURS, schedule=SCHEDULE_DAYS, few=FEW_RUNS, least=LEAST_EXPECTED,
+            service=SERVICE_HOURS, schedule=SCHEDULE_DAYS, few=FEW_RUNS, least=LEAST_EXPECTED, long=DAY_LONG_HOURS,
         ),
         {
             "ledger": ledger.select(list(LEDGER_COLUMNS)),
@@ -233,9 +235,11 @@ filled as (
 ),
 -- Of each stream: its mean hour, and how much its hours differ beyond what chance makes of equal ones.
 spreads as (
-    select workload_id, region, vcpus, gpus, avg(runs / days) as hourly,
-        greatest(var_pop(runs / days) - avg(runs / days) * avg(1 / days), 1e-12) as differ
-    from filled group by workload_id, region, vcpus, gpus
+    select f.workload_id, f.region, f.vcpus, f.gpus, avg(f.runs / f.days) as hourly,
+        case when any_value(coalesce(s.hours, s.hours_so_far)) >= {long} then 1e12
+             else greatest(var_pop(f.runs / f.days) - avg(f.runs / f.days) * avg(1 / f.days), 1e-12) end as differ
+    from filled f join streams s using (workload_id, region, vcpus, gpus) where not s.service
+    group by f.workload_id, f.region, f.vcpus, f.gpus
 ),
 expected as (
     select f.*, (f.kind_runs + {prior} * f.runs / f.days + t.hourly * t.hourly / t.differ)
