@@ -107,17 +107,20 @@ def demo(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Simulate a cloud, ingest its bill, account it hour by hour, build the marts, draw the report."""
+    """Simulate a cloud and run the loop on it day by day: sense, model, decide, act; marts, report, scorecard."""
     from sust_dagster.faces.demo import run_demo
+    from sust_dagster.faces.scorecard import print_scorecard
 
     with progress() as bars:
         result = run_demo(out.absolute(), days, seed, bars, replay)
     document = {"out": str(out), "days": days, "seed": seed, "jobs": result.jobs, "spend_usd": result.spend_usd}
     if as_json:
-        print_json({**document, **result.totals})
+        print_json({**document, **result.totals, "scorecard": result.scorecard})
         return
     print_figures(f"{days} days, {result.jobs:,} jobs", _totals(result.totals))
-    stderr.print(f"\nReport       {out / 'report.html'}\nTables       {out / 'lake'}  {out / 'marts'}")
+    print_scorecard(result.scorecard)
+    stderr.print(f"\nReport       {out / 'report.html'}  {out / 'scorecard.json'}  {out / 'baseline_vs_optimized.csv'}")
+    stderr.print(f"Tables       {out / 'lake'}  {out / 'marts'}")
     stderr.print(f"Dagster UI   sust --project {out} ui")
 
 

@@ -58,6 +58,9 @@ class Project(BaseSettings):
     seed: int = Field(42, description="seed of the simulated cloud")
 
     plan_effort: Literal["quick", "normal", "thorough"] = Field("normal", description="work spent on a coupled plan")
+    min_saving_kg: float = Field(
+        0.01, ge=0, description="a change of a workload that saves less in a day, and no money, is not proposed"
+    )
     carbon_price_usd_per_t: float = Field(75.0, ge=0, description="internal carbon price, USD per tCO2e")
     freshness_limit_hours: float = Field(1.0, gt=0, description="age of the newest activity that raises a warning, h")
     factor_age_limit_days: float = Field(30.0, gt=0, description="age of a factor that raises a warning, days")

@@ -1,4 +1,4 @@
-"""`sust demo`: a month of a simulated cloud, sensed and accounted through the Dagster assets.
+"""`sust demo`: a month of a simulated cloud, the whole loop day by day through the Dagster assets.
 
 Belongs here: the order of the demo's stages and how it resumes. A stage that is done is not done again; a run
 that was cut off is run again over the hours it had not finished, with the same result.
@@ -28,6 +28,7 @@ class DemoResult:
     spend_usd: float
     report: Path
     totals: dict[str, Any]
+    scorecard: dict[str, Any]
 
 
 def prepare(out: Path, days: int, seed: int, replay: str = "") -> Project:
@@ -58,22 +59,38 @@ def run_demo(out: Path, days: int, seed: int, bars: Progress, replay: str = "") 
     bars.update(task, completed=days)
 
     # Dagster is imported only now: it takes longer than the simulation.
-    from sust_dagster.faces.backfill import run_backfill
+    from sust_dagster.faces.loop import Loop
     from sust_dagster.faces.report import summary, write_report
+    from sust_dagster.faces.runs import open_instance, run_job
+    from sust_dagster.faces.scorecard import write_scorecard
+    from sust_dagster.orchestration.assets.marts import DBT_PROJECT
+    from sust_dagster.orchestration.build import build_defs
 
-    run_backfill(project, None, None, "demo", bars, only_missing=True)
-    task = bars.add_task("draw the report", total=1)
-    report = write_report(project, project.root / "report.html", pngs=project.root / "charts")
+    task = bars.add_task("load the definitions", total=1)
+    marts = DBT_PROJECT.is_dir()
+    defs = build_defs(project, with_marts=marts)
     bars.update(task, completed=1)
+    with open_instance(project) as instance:
+        task = bars.add_task("the loop: sense, model, decide, act", total=days)
+        Loop(project, defs, instance).run(lambda done: bars.advance(task, done))
+        if marts:
+            task = bars.add_task("build and test the marts", total=1)
+            run_job(defs, instance, "daily_marts")
+            bars.update(task, completed=1)
+    task = bars.add_task("draw the report, write the scorecard", total=2)
+    report = write_report(project, project.root / "report.html", pngs=project.root / "charts")
+    bars.advance(task)
+    card = write_scorecard(project)
+    bars.advance(task)
     spend = float(pc.sum(jobs.column("cost_usd")).as_py())
-    return DemoResult(project, jobs.num_rows, spend, report, summary(project))
+    return DemoResult(project, jobs.num_rows, spend, report, summary(project), card)
 
 
 def write_jobs(project: Project, start: datetime, end: datetime) -> pa.Table:
-    """Write ``jobs.csv``: every job the simulated cloud was asked for in ``[start, end)``."""
-    from sust_dagster.connectors.sources import fake_cloud
+    """Write ``jobs.csv``: every job the cloud was asked for in ``[start, end)``, as it would run untouched."""
+    from sust_dagster.connectors.sources import untouched_cloud
 
-    jobs = fake_cloud(project).jobs(start, end)
+    jobs = untouched_cloud(project).jobs(start, end)
     target = project.root / "jobs.csv"
     temporary = target.with_suffix(".csv.tmp")
     pcsv.write_csv(jobs, temporary)

@@ -7,6 +7,7 @@ invented. Does not belong here: the twin worlds themselves (``simulator.twins``)
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
+from sust_dagster.faces.console import number, stdout
 from sust_dagster.faces.simulate import replaced
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import Project
@@ -60,6 +62,23 @@ def write_scorecard(project: Project) -> dict[str, Any]:
     with replaced(project.root / "scorecard.json") as part:
         Path(part).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     return card
+
+
+def print_scorecard(card: Mapping[str, Any]) -> None:
+    """What was claimed and what truly happened, side by side, on stdout."""
+    share = 1 - card["optimized_kg"] / card["baseline_kg"] if card["baseline_kg"] else 0.0
+    saved = f"claimed {number(card['claimed_kg'], 'kg')}, true {number(card['true_kg'], 'kg')}"
+    of_baseline = f"{100 * share:.1f} % of {number(card['baseline_kg'], 'kg')}"
+    states = (
+        f"{card['recommended']:,} recommended, {card['executed']:,} executed, {card['deferred_jobs']:,} jobs deferred"
+    )
+    for line in (
+        f"{states}, {card['deferred_jobs']:,} jobs deferred, {card['sla_violations']:,} promises broken",
+        f"carbon saved: {saved} ({of_baseline})",
+        f"cost: estimated {card['cost_delta_usd']:+,.2f} USD, true {card['true_cost_delta_usd']:+,.2f} USD",
+        "verified: null until the step that verifies is built",
+    ):
+        stdout.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def _decisions(project: Project) -> dict[str, Any]:

@@ -107,7 +107,9 @@ class PlanningDesk:
     def plan(self, day: datetime, moment: datetime, workloads: Sequence[str] = ()) -> Planned:
         """The plan of a day from the stored forecasts and groups; ``workloads``: of these only."""
         policy = self.policy(moment)
-        rules = replace(day_rules(policy, self._halvable), effort=self._project.project.plan_effort)
+        asked = self._project.project
+        rules = day_rules(policy, self._halvable)
+        rules = replace(rules, effort=asked.plan_effort, least_saving_kg=asked.min_saving_kg)
         groups = self._planner.read_lake("upcoming_jobs", day, day + timedelta(days=1))
         if workloads:
             groups = groups.filter(pc.is_in(groups.column("workload_id"), pa.array(list(workloads), pa.string())))

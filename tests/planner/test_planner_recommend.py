@@ -79,7 +79,7 @@ def test_a_job_that_is_best_where_it_is_is_left_out_and_counted() -> None:
     p = problem(2, home=np.array([1, 0]))
     found = recommended(p, [{"workload_id": "clean", "region": "eu-north-1"}, {}])
     assert found.recommendations.column("workload_id").to_pylist() == ["build"]
-    assert found.left_out == {"nothing_better": 1, "no_gain": 0, "carbon_would_rise": 0}
+    assert found.left_out == {"nothing_better": 1, "no_gain": 0, "carbon_would_rise": 0, "too_small": 0}
 
 
 def test_what_saves_money_but_emits_more_is_not_recommended() -> None:

@@ -67,6 +67,7 @@ class DayRules:
     max_forecast_age_hours: float = 36.0
     formulation: str = "auto"
     effort: str = "normal"
+    least_saving_kg: float = 0.0
     shrink: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -174,6 +175,7 @@ def plan_day(
         carbon_sd=(sight.quantiles.high - sight.quantiles.low) / (2 * Z90),
         methods=sight.methods,
         shrink=rules.shrink,
+        least_saving_kg=rules.least_saving_kg,
         static=(static.region, static.delay),
     )
     plan, choice, change, recommended = _recommended(planned, plan, choice, rules, sight, outlook)

@@ -39,6 +39,8 @@ RUN_TIME_CV = 0.5
 Z90 = 1.6448536269514722
 #: How far confidence is trusted by what stands behind the intensities; the weakest method of a plan counts.
 TRUST_BY_METHOD: Mapping[str, float] = {"ridge": 1.0, "hour-of-day mean": 0.9, "last known good": 0.5}
+#: USD a day below which money saved is none.
+_LEAST_USD = 0.01
 #: How far confidence is trusted where a workload has few runs behind it.
 TRUST_FEW_RUNS = 0.8
 
@@ -60,6 +62,8 @@ class Outlook:
     """Price that break-even GB are counted with."""
     shrink: Mapping[str, float] = field(default_factory=dict)
     """Winner's-curse factor in [0, 1] by action type, from what was verified; 1 where nothing is known."""
+    least_saving_kg: float = 0.0
+    """A workload's change that saves less, and no money, is not worth asking people for."""
     static: tuple[Ints, Ints] | None = None
     """Region and delay by job of the plan that knows mean intensities only."""
 
@@ -145,12 +149,14 @@ class _Gather:
         better = self.sum_score < 0
         # Spot is for money: interrupted runs start again. It says so, and a rise of carbon is high risk to governance.
         reduces = (self.sum_kg <= 0) | (self.by_owner(self.change.spot.astype(np.float64)) > 0)
+        worth = (-self.sum_kg >= self.outlook.least_saving_kg) | (self.sum_usd < -_LEAST_USD)
         left_out = {
             "nothing_better": int((~changed).sum()),
             "no_gain": int((changed & ~better).sum()),
             "carbon_would_rise": int((changed & better & ~reduces).sum()),
+            "too_small": int((changed & better & reduces & ~worth).sum()),
         }
-        return changed & better & reduces, left_out
+        return changed & better & reduces & worth, left_out
 
     def _forecast_spread(self) -> Floats:
         """Standard deviation of each workload's carbon change that comes from the forecast."""

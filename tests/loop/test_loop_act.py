@@ -1,0 +1,146 @@
+"""The loop closed: what was approved changes the cloud, the bill shows it, the twin world tells what it truly did."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pcsv
+import pytest
+from loop_worlds import bars, lake_of
+
+from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
+from sust_dagster.faces.demo import DemoResult, run_demo
+from sust_dagster.faces.runs import open_instance
+from sust_dagster.orchestration.jobs import ACT_ASSETS, DAILY_ASSETS
+from sust_dagster.orchestration.resources import ProjectResource
+
+DAYS, SEED = 4, 11
+FILES = ("jobs.csv", "baseline_vs_optimized.csv", "scorecard.json")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    return run_demo(tmp_path_factory.mktemp("act") / "demo", DAYS, SEED, bars())
+
+
+def books(demo: DemoResult, table: str) -> list[dict[str, Any]]:
+    with ProjectResource(root=str(demo.project.root)) as resource:
+        return resource.handle("executor").read_books(table).to_pylist()
+
+
+def test_every_step_has_its_partition_each_day(demo: DemoResult) -> None:
+    with open_instance(demo.project) as instance:
+        for asset in (
+            "grid_forecast",
+            "upcoming_jobs",
+            "recommendations",
+            "placements",
+            "decision_events",
+            "executions",
+        ):
+            assert len(instance.get_materialized_partitions(dg.AssetKey(asset))) == DAYS, asset
+        assert {r.status for r in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+
+
+def test_what_was_executed_is_in_the_table_and_nothing_else_is(demo: DemoResult) -> None:
+    events = books(demo, "decision_events")
+    begun = {e["recommendation_id"] for e in events if e["to_status"] == "executing"}
+    approved = {e["recommendation_id"] for e in events if e["to_status"] == "approved"}
+    assert begun and begun <= approved
+    rows = lake_of(demo.project).read("executions").to_pylist()
+    assert {r["recommendation_id"] for r in rows} == begun
+    assert all(json.loads(r["baseline"])["kg_before"] is not None for r in rows)
+    done = {e["recommendation_id"] for e in events if e["to_status"] == "executed"}
+    assert len(done) == demo.scorecard["executed"] > 10
+    assert {r["recommendation_id"] for r in rows if r["status"] == "applied"} >= done
+
+
+def test_the_bill_is_that_of_the_changed_cloud(demo: DemoResult) -> None:
+    """Accounted emissions hour by hour are those of the world with the product, and not of the one without."""
+    hours = pcsv.read_csv(demo.project.root / "baseline_vs_optimized.csv")
+    assert hours.num_rows == DAYS * 24
+    emissions = lake_of(demo.project).read("emissions", columns=["started_at", "resource_type", "kg_location"])
+    run = emissions.filter(pc.is_in(emissions["resource_type"], pa.array(["compute", "gpu"])))
+    accounted = pc.sum(run["kg_location"]).as_py()
+    assert accounted == pytest.approx(pc.sum(hours["optimized_kg"]).as_py(), rel=0.01)
+    assert accounted < 0.97 * pc.sum(hours["baseline_kg"]).as_py()
+
+
+def test_the_scorecard_sets_the_claim_beside_the_truth(demo: DemoResult) -> None:
+    card = json.loads((demo.project.root / "scorecard.json").read_text())
+    assert card == demo.scorecard
+    assert card["true_kg"] == pytest.approx(card["baseline_kg"] - card["optimized_kg"])
+    assert card["true_kg"] > 0 and card["claimed_kg"] > 0
+    start, end = demo.project.start, demo.project.last_hour_end()
+    worlds = [c(demo.project).true_emissions(start, end) for c in (untouched_cloud, fake_cloud)]
+    before, after = (pc.sum(w["true_kg"]).as_py() for w in worlds)
+    assert (before, after) == (pytest.approx(card["baseline_kg"]), pytest.approx(card["optimized_kg"]))
+    assert worlds[0]["job_id"].equals(worlds[1]["job_id"]), "the same jobs in both worlds"
+    assert card["sla_violations"] == 0
+    for later in ("outcomes", "verified_kg", "credited_kg"):
+        assert card[later] is None
+
+
+def test_no_job_starts_before_what_was_asked_or_leaves_its_window(demo: DemoResult) -> None:
+    jobs = fake_cloud(demo.project).jobs(demo.project.start, demo.project.last_hour_end()).to_pandas()
+    delay = (jobs.started_at - jobs.requested_at).dt.total_seconds() / 3600
+    most = jobs.workload_category.map({"urgent": 0.0, "balanced": 4.0, "sustainable": 24.0})
+    assert (delay >= 0).all() and (delay <= most + 1e-6).all()
+    assert (delay > 0).any() and (jobs.region != jobs.home_region).any(), "the control: something moved"
+
+
+def test_running_it_again_changes_nothing(demo: DemoResult) -> None:
+    root = demo.project.root
+    before = {name: (root / name).read_bytes() for name in FILES}
+    digest, events = lake_of(demo.project).digest(), books(demo, "decision_events")
+    again = run_demo(root, DAYS, SEED, bars())
+    assert {name: (root / name).read_bytes() for name in FILES} == before
+    assert lake_of(again.project).digest() == digest
+    assert books(again, "decision_events") == events
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(demo: DemoResult, tmp_path: Path) -> None:
+    """kill -9 at 20 random moments of the loop; then to its end: the same lake, the same files, the same decisions."""
+    root, moments = tmp_path / "killed", random.Random(5)
+    command = [
+        sys.executable,
+        "-m",
+        "sust_dagster.cli",
+        "demo",
+        "--days",
+        str(DAYS),
+        "--seed",
+        str(SEED),
+        "--out",
+        str(root),
+    ]
+    killed = 0
+    for _ in range(20):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(moments.uniform(2.5, 9.0))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    assert killed >= 5, "the control: it was killed, and more than once"
+    subprocess.run(command, check=True, **quiet)
+    for name in FILES:
+        assert (root / name).read_bytes() == (demo.project.root / name).read_bytes(), name
+    resumed = demo.project.model_copy(update={"root": root})
+    assert lake_of(resumed).digest() == lake_of(demo.project).digest()
+    with ProjectResource(root=str(root)) as resource:
+        events = resource.handle("executor").read_books("decision_events").to_pylist()
+    assert events == books(demo, "decision_events")
