@@ -29,6 +29,7 @@ from sust_dagster.faces.console import (
     progress,
     say,
     stderr,
+    stdout,
 )
 
 EXIT_OK, EXIT_FINDING, EXIT_USAGE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -612,6 +613,43 @@ def reject(
     from sust_dagster.faces.decisions import reject as sign
 
     _signed(sign(_project(), recommendations, account, role, reason, plan_hash), as_json)
+
+
+@app.command()
+@_bad_input
+def execute(
+    recommendations: Annotated[
+        list[str] | None, typer.Argument(help="Ids to look at; default: everything approved.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Carry it out, or show the exact change.")] = False,
+    at: Annotated[str, typer.Option(help="Moment to act at, ISO 8601 UTC; default: the project's present.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show exactly what approved recommendations would change; with --yes, carry out everything approved."""
+    from sust_dagster.faces.executions import dry_runs, execute_approved, moment_of
+
+    project = _project()
+    now = moment_of(project, at)
+    if yes:
+        if recommendations:
+            raise typer.BadParameter("everything approved is carried out together; leave out the ids, or --yes")
+        done = execute_approved(project, now)
+        print_json(done) if as_json else print_table(
+            "executions", {name: f"{len(done[name])}" for name in ("executed", "failed", "executing", "held")}
+        )
+        if done["failed"]:
+            raise typer.Exit(EXIT_FINDING)
+        return
+    found = dry_runs(project, recommendations or [], now)
+    if as_json:
+        print_json({"at": now.isoformat(), "dry_run": found})
+        return
+    for run in found:
+        print_table(f"{run['recommendation_id']} on {run['target']}", {"state": run["state"]})
+        stdout.print(run["text"] or run["problem"] or "no change", markup=False, soft_wrap=True)
+        print_notices(f"not now: {why}" for why in run["against"])
+    if not found:
+        say("nothing", "no recommendation is approved and not begun", "dim")
 
 
 def _signed(results: list[dict[str, Any]], as_json: bool) -> None:

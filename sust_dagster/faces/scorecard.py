@@ -67,11 +67,9 @@ def write_scorecard(project: Project) -> dict[str, Any]:
 def print_scorecard(card: Mapping[str, Any]) -> None:
     """What was claimed and what truly happened, side by side, on stdout."""
     share = 1 - card["optimized_kg"] / card["baseline_kg"] if card["baseline_kg"] else 0.0
-    saved = f"claimed {number(card['claimed_kg'], 'kg')}, true {number(card['true_kg'], 'kg')}"
     of_baseline = f"{100 * share:.1f} % of {number(card['baseline_kg'], 'kg')}"
-    states = (
-        f"{card['recommended']:,} recommended, {card['executed']:,} executed, {card['deferred_jobs']:,} jobs deferred"
-    )
+    states = f"{card['recommended']:,} recommended, {card['executed']:,} executed"
+    saved = f"claimed {number(card['claimed_kg'], 'kg')}, true {number(card['true_kg'], 'kg')}"
     for line in (
         f"{states}, {card['deferred_jobs']:,} jobs deferred, {card['sla_violations']:,} promises broken",
         f"carbon saved: {saved} ({of_baseline})",

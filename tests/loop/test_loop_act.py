@@ -21,7 +21,6 @@ from loop_worlds import bars, lake_of
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
 from sust_dagster.faces.demo import DemoResult, run_demo
 from sust_dagster.faces.runs import open_instance
-from sust_dagster.orchestration.jobs import ACT_ASSETS, DAILY_ASSETS
 from sust_dagster.orchestration.resources import ProjectResource
 
 DAYS, SEED = 4, 11
@@ -113,23 +112,12 @@ def test_running_it_again_changes_nothing(demo: DemoResult) -> None:
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(demo: DemoResult, tmp_path: Path) -> None:
     """kill -9 at 20 random moments of the loop; then to its end: the same lake, the same files, the same decisions."""
     root, moments = tmp_path / "killed", random.Random(5)
-    command = [
-        sys.executable,
-        "-m",
-        "sust_dagster.cli",
-        "demo",
-        "--days",
-        str(DAYS),
-        "--seed",
-        str(SEED),
-        "--out",
-        str(root),
-    ]
+    asked = ["--days", str(DAYS), "--seed", str(SEED), "--out", str(root)]
+    command = [sys.executable, "-m", "sust_dagster.cli", "demo", *asked]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     killed = 0
     for _ in range(20):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        process = subprocess.Popen(command, start_new_session=True, **quiet)
         time.sleep(moments.uniform(2.5, 9.0))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
