@@ -132,3 +132,19 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(demo: DemoResult, tm
     with ProjectResource(root=str(root)) as resource:
         events = resource.handle("executor").read_books("decision_events").to_pylist()
     assert events == books(demo, "decision_events")
+
+
+def test_a_dry_run_shows_the_exact_change_and_what_speaks_against_it(demo: DemoResult) -> None:
+    done = next(e["recommendation_id"] for e in books(demo, "decision_events") if e["to_status"] == "executed")
+    before = (demo.project.root / "cloud" / "placements.parquet").read_bytes()
+    ran = subprocess.run(
+        [sys.executable, "-m", "sust_dagster.cli", "--project", str(demo.project.root), "execute", done, "--json"],
+        check=True,
+        capture_output=True,
+    )
+    (run,) = json.loads(ran.stdout)["dry_run"]
+    assert (run["recommendation_id"], run["target"], run["would_execute"]) == (done, "simulated", False)
+    assert any("is_approved" in why for why in run["against"])
+    assert (demo.project.root / "cloud" / "placements.parquet").read_bytes() == before
+    books_after = books(demo, "outbox")
+    assert [r for r in books_after if r["recommendation_id"] == done][-1]["state"] == "done"
