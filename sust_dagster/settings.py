@@ -65,8 +65,11 @@ class Project(BaseSettings):
     freshness_limit_hours: float = Field(1.0, gt=0, description="age of the newest activity that raises a warning, h")
     factor_age_limit_days: float = Field(30.0, gt=0, description="age of a factor that raises a warning, days")
     execution_enabled: bool = Field(True, description="the kill switch: false, and no further change is begun")
-    execution_target: Literal["simulated", "none"] = Field(
-        "simulated", description="where approved changes are carried out; none: nowhere"
+    execution_target: Literal["simulated", "none", "kubernetes", "pull request", "jira", "linear", "slack", "teams"] = (
+        Field("simulated", description="where approved changes are carried out; none: nowhere")
+    )
+    target_options: dict[str, str] = Field(
+        default_factory=dict, description="what the target must know, by name (docs/targets.md); never a credential"
     )
     max_changes_per_day: int = Field(1000, ge=0, description="most changes begun in a day (UTC)")
     max_share_of_workloads_per_day: float = Field(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow.compute as pc
 import pytest
 from dagster_worlds import START, fill, lake_of, materializations, run, simulated
@@ -135,7 +136,8 @@ def test_the_replay_of_the_plan_is_a_blocking_check(
     project = simulated(tmp_path / "project", days=2)
     (project.root / "policy.toml").write_text(_min_carbon_policy(project))
     fill(project)
-    monkeypatch.setattr(daily, "choose_plan", lambda problem, objective, formulation: plan_rules(problem, objective))
+    monkeypatch.setattr(daily, "choose_plan", lambda problem, objective, *_: plan_rules(problem, objective))
+    monkeypatch.setattr(daily, "withdraw", _only_these_go_home)
     failed = plan(project, SECOND, SECOND, ok=False)
     (check,) = failed.get_asset_check_evaluations()
     assert not failed.success
@@ -146,6 +148,12 @@ def test_the_replay_of_the_plan_is_a_blocking_check(
     mended = plan(project, SECOND, SECOND)
     assert mended.success
     assert materializations(mended, "decision_events")
+
+
+def _only_these_go_home(problem, region, delay, back, _gain, why):
+    """Moves taken back without a look at what that does to the limits."""
+    home = np.where(back, problem.home, region), np.where(back, 0, delay)
+    return *home, np.where(back, why, 0).astype(np.uint8)
 
 
 def _min_carbon_policy(project: Project) -> str:
@@ -162,7 +170,7 @@ def test_a_plan_out_of_turn_replaces_the_workload_it_is_for(tmp_path: Path) -> N
     fill(project)
     plan(project, SECOND, SECOND)
     before = lake_of(project).read("recommendations")
-    chosen = before.column("workload_id").to_pylist()[0]
+    chosen = before.sort_by("est_carbon_delta_kg").column("workload_id").to_pylist()[0]
     config = {"issued_at": (SECOND + timedelta(hours=9)).isoformat(), "workloads": [chosen]}
     defs = build_defs(project, with_marts=False)
     names = ("grid_forecast", "upcoming_jobs", "plan", "decision_events")

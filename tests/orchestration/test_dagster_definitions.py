@@ -25,6 +25,7 @@ SENSE_AND_MODEL = {
     "activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions", "emission_factors",
 }  # fmt: skip
 DECIDE = {"grid_forecast", "upcoming_jobs", "recommendations", "placements", "decision_events"}
+ACT = {"executions"}
 STAGING = {"stg_activity", "stg_emissions", "stg_grid_intensity", "stg_emission_factors", "int_job_emissions"}
 MARTS = {
     "jobs", "emissions_by_region", "emissions_by_team", "emissions_by_service", "emissions_by_hour_of_day",
@@ -65,8 +66,8 @@ def names(keys: object) -> set[str]:
 def test_the_assets_by_name(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     marts = {f"marts/{n}" for n in STAGING | MARTS}
-    assert names(graph.get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | marts | {"lake_files"}
-    assert names(graph.materializable_asset_keys) == SENSE_AND_MODEL | DECIDE | marts
+    assert names(graph.get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | ACT | marts | {"lake_files"}
+    assert names(graph.materializable_asset_keys) == SENSE_AND_MODEL | DECIDE | ACT | marts
 
 
 def test_groups_are_the_steps_of_the_loop(defs: dg.Definitions) -> None:
@@ -74,11 +75,12 @@ def test_groups_are_the_steps_of_the_loop(defs: dg.Definitions) -> None:
     groups: dict[str, set[str]] = {}
     for key in graph.get_all_asset_keys():
         groups.setdefault(graph.get(key).group_name or "", set()).add(key.to_user_string())
-    assert set(groups) == {"cloud", "sense", "model", "decide", "marts"}
+    assert set(groups) == {"cloud", "sense", "model", "decide", "act", "marts"}
     assert groups["cloud"] == OUTSIDE
     assert groups["sense"] == {"activity_ledger", "quarantine", "ingest_counts"}
     assert groups["model"] == {"grid_intensity", "emissions", "emission_factors"}
     assert groups["decide"] == DECIDE
+    assert groups["act"] == ACT
 
 
 def test_the_checks_by_name(defs: dg.Definitions) -> None:
@@ -102,10 +104,12 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
         "compact_lake",
         "daily_plan",
         "review_decisions",
+        "execute_approved",
     }
-    assert {s.name for s in defs.sensors or ()} == {"plan_on_demand", "review_decisions"}
+    assert {s.name for s in defs.sensors or ()} == {"plan_on_demand", "review_decisions", "execute_approved"}
     assert {s.name for s in defs.schedules or ()} == {
         "hourly_sense_and_model", "reconcile_late_data", "daily_marts", "compact_lake", "daily_plan",
+        "daily_execution",
     }  # fmt: skip
     assert schedule(defs, "compact_lake").cron_schedule == "15 4 * * 0"
     job = defs.resolve_job_def("hourly_sense_and_model")
@@ -118,7 +122,7 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
 
 def test_without_marts_there_is_no_dbt(project: Project) -> None:
     defs = build_defs(project, with_marts=False)
-    assert names(defs.resolve_asset_graph().get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE
+    assert names(defs.resolve_asset_graph().get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | ACT
     assert "dbt" not in (defs.resources or {})
     dg.Definitions.validate_loadable(defs)
 
