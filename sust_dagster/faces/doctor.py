@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def examine(root: Path | None) -> list[Finding]:
     except ValueError as error:
         return [*findings, Finding("project", False, str(error), "name the folder with --project")]
     findings.append(Finding("project", True, f"{project.root} ({project.source}, from {project.start:%Y-%m-%d %H:%M})"))
-    return [*findings, *_books(project), *_lake(project), *_freshness(project)]
+    return [*findings, *_books(project), *_lake(project), *_freshness(project), *_loop(project)]
 
 
 def _environment() -> Iterator[Finding]:
@@ -141,3 +141,43 @@ def _freshness(project: Project) -> Iterator[Finding]:
     yield Finding(
         "freshness", ok, f"newest activity is {hours:.0f} h old", "look at the billing source and its schedule"
     )
+
+
+def _loop(project: Project) -> Iterator[Finding]:
+    """Heartbeats of the later steps, and whether anything can be carried out; nothing where none ever ran."""
+    from sust_dagster.world.lake import slot_start
+
+    lake = Lake(project.lake_root)
+    planned = lake.slots("recommendations") if lake.version("recommendations") is not None else {}
+    if not planned:
+        return
+    last, now = slot_start(max(planned)), project.present()
+    # A live project is planned at 03:00; the day a simulated one ends in is not planned any more.
+    ended = project.end is not None and now >= project.end
+    due = (now - timedelta(hours=24 if ended else 4)).replace(hour=0, minute=0, second=0, microsecond=0)
+    fix = "materialise the job daily_plan for today; until then every workload runs as it is"
+    yield Finding("heartbeat: decide", last >= due, f"last plan is for {last:%Y-%m-%d}, due {due:%Y-%m-%d}", fix)
+    yield from _execution(project)
+
+
+def _execution(project: Project) -> Iterator[Finding]:
+    from sust_dagster.connectors.execution import closed_target
+    from sust_dagster.orchestration.execution_desk import FAILED, STUCK
+    from sust_dagster.world.books import Books
+
+    closed = closed_target(project)
+    yield Finding("execution target", closed is None, closed or project.execution_target, "set execution_target")
+    state = "on" if project.execution_enabled else "off: nothing further is begun"
+    yield Finding("execution", project.execution_enabled, state, "set execution_enabled = true in sust.toml")
+    with Books(project.books_address) as books:
+        log = books.read("decision_log", columns=["status", "approved_at"])
+        alerts = books.read("alerts").to_pylist()
+    states = log.column("status").to_pylist()
+    detail = ", ".join(f"{states.count(s)} {s}" for s in ("proposed", "approved", "executing", "executed", "failed"))
+    yield Finding("decisions", True, detail)
+    seen = {a["alert_id"] for a in alerts if a["event"] == "acknowledged"}
+    open_alerts = [a for a in alerts if a["event"] == "raised" and a["alert_id"] not in seen]
+    bad = [a for a in open_alerts if a["kind"] in (FAILED, STUCK)]
+    first = f", first: {bad[0]['text']}" if bad else ""
+    fix = "look at each with `sust alerts`, then acknowledge it"
+    yield Finding("executions that failed", not bad, f"{len(bad)} not acknowledged{first}", fix)

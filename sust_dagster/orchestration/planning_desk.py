@@ -45,6 +45,8 @@ PLAN_HOUR = 3
 LEAD_HOURS = 1
 #: Hours ahead that intensity is forecast: jobs of the next day, deferred by a day, and their run.
 HORIZON_HOURS = 72
+#: Plans so much older than the history may have moved runs into it: a day's plan, and the longest delay.
+MOVED_BEFORE = timedelta(days=3)
 #: Who proposes.
 AUTHOR = "planner"
 
@@ -79,9 +81,10 @@ class PlanningDesk:
         emissions = self._planner.read_lake("emissions", begin, moment, columns=EMISSIONS_COLUMNS)
         first = moment + timedelta(hours=LEAD_HOURS)
         last = day + timedelta(days=1, hours=PLAN_HOUR + LEAD_HOURS)
-        past = self._planner.read_lake("upcoming_jobs", begin, day, columns=PAST_COLUMNS)
+        earlier = begin - MOVED_BEFORE  # what ran at the history's beginning was planned before it
+        past = self._planner.read_lake("upcoming_jobs", earlier, day, columns=PAST_COLUMNS)
         return upcoming_jobs(
-            ledger, emissions, self._register, day, first, last, moment, past, self._carried_out(begin, day)
+            ledger, emissions, self._register, day, first, last, moment, past, self._carried_out(earlier, day)
         )  # fmt: skip
 
     def _carried_out(self, begin: datetime, end: datetime) -> pa.Table:

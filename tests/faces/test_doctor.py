@@ -96,3 +96,8 @@ def test_a_folder_without_a_project_is_a_finding(tmp_path):
     finding = findings(tmp_path)["project"]
     assert "sust.toml" in finding["detail"]
     assert "--project" in finding["fix"]
+
+
+def test_a_project_that_was_never_planned_has_no_heartbeat_to_miss(project):
+    subjects = {f["subject"] for f in sust("--project", project, "doctor", "--json").json["findings"]}
+    assert not any(s.startswith("heartbeat") for s in subjects)

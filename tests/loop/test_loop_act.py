@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from loop_worlds import bars, lake_of
 
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
 from sust_dagster.faces.demo import DemoResult, run_demo
+from sust_dagster.faces.doctor import examine
 from sust_dagster.faces.runs import open_instance
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.settings import load_project
 
 DAYS, SEED = 4, 11
 FILES = ("jobs.csv", "baseline_vs_optimized.csv", "scorecard.json")
@@ -106,6 +110,20 @@ def test_running_it_again_changes_nothing(demo: DemoResult) -> None:
     assert {name: (root / name).read_bytes() for name in FILES} == before
     assert lake_of(again.project).digest() == digest
     assert books(again, "decision_events") == events
+
+
+def test_the_doctor_hears_the_heartbeat_and_sees_the_kill_switch(demo: DemoResult, tmp_path: Path) -> None:
+    by_name = {f.subject: f for f in examine(demo.project.root)}
+    assert by_name["heartbeat: decide"].ok and by_name["execution"].ok
+    assert f"{demo.scorecard['executed']} executed" in by_name["decisions"].detail
+    other = Path(shutil.copytree(demo.project.root, tmp_path / "late"))
+    stopped = load_project(other).model_copy(
+        update={"execution_enabled": False, "end": demo.project.last_hour_end() + timedelta(days=2)}
+    )
+    stopped.save()
+    found = {f.subject: f for f in examine(other)}
+    assert not found["heartbeat: decide"].ok and "daily_plan" in found["heartbeat: decide"].fix
+    assert not found["execution"].ok
 
 
 @pytest.mark.slow

@@ -115,6 +115,18 @@ def test_rare_work_is_expected_in_every_hour_and_not_only_where_it_was_seen() ->
     assert only.pop(5) == 1.0 and sum(only.values()) < 0.1, "the control: a schedule"
 
 
+def test_a_run_that_the_history_cuts_is_not_taken_to_begin_there() -> None:
+    """A day-long job at midnight: of the first day only the hours from 03:00 on are in the 28 days."""
+    days = [
+        {"job_id": f"d{d}", "started_at": MONDAY - timedelta(days=d) + timedelta(hours=h), "usage_hours": 1.0}
+        for d in range(0, 29)
+        for h in range(24)
+        if MONDAY - timedelta(days=d) + timedelta(hours=h) < MONDAY + timedelta(hours=3)
+    ]
+    found = {r["requested_start"].hour: r["expected_count"] for r in expected(days).to_pylist()}
+    assert found == {0: 1.0}
+
+
 def test_nothing_after_the_plan_is_made_is_looked_at() -> None:
     """Truncation: the same groups whatever the ledger holds from the moment of planning on."""
     past = daily(20, 9, each=2)

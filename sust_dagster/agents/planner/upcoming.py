@@ -163,7 +163,7 @@ whereabouts as (
 runs as (
     select r.job_id, r.workload_id, r.team_id, r.cloud_provider, coalesce(w.home, r.region) as region, r.category,
         r.service_tier, case when w.moved then w.own_type else r.instance_type end as instance_type,
-        r.ended_at < {known} and r.started_at > {begin} as whole,
+        r.ended_at < {known} and r.started_at > {begin} as whole, r.started_at <= {begin} as cut,
         r.started_at - coalesce(w.later, interval 0 hour) as started_at, r.hours,
         coalesce(w.own_vcpus, r.vcpus) as vcpus, r.gpus, r.cost_usd * coalesce(w.dearer, 1) as cost_usd,
         coalesce(w.scale, 1) as scale, coalesce(w.part, 1) as part
@@ -195,14 +195,14 @@ planned as (
 ),
 counted as (
     select workload_id, region, vcpus, gpus, date_trunc('hour', started_at) as hour, round(sum(part), 9) as n
-    from kinds where not service group by all
+    from kinds where not service and not cut group by all
 ),
 -- For each planned hour the same hour of each day the history holds, and whether that day is of its kind.
 calendar as (
     select hour, hour - to_days(cast(k as integer)) as past_hour,
         (isodow(hour - to_days(cast(k as integer))) >= 6) = (isodow(hour) >= 6) as same_kind
     from planned cross join range(1, {days} + 2) t(k)
-    where hour - to_days(cast(k as integer)) < {known}
+    where hour - to_days(cast(k as integer)) < {known} and hour - to_days(cast(k as integer)) > {begin}
         and hour - to_days(cast(k as integer)) >= (select date_trunc('hour', min(started_at)) from slices)
 ),
 size as (
