@@ -119,7 +119,7 @@ def test_a_run_that_the_history_cuts_is_not_taken_to_begin_there() -> None:
     """A day-long job at midnight: of the first day only the hours from 03:00 on are in the 28 days."""
     days = [
         {"job_id": f"d{d}", "started_at": MONDAY - timedelta(days=d) + timedelta(hours=h), "usage_hours": 1.0}
-        for d in range(0, 29)
+        for d in range(29)
         for h in range(24)
         if MONDAY - timedelta(days=d) + timedelta(hours=h) < MONDAY + timedelta(hours=3)
     ]
