@@ -122,7 +122,7 @@ def _daily(connection: duckdb.DuckDBPyConnection) -> Section:
     if rest:
         series["other regions"] = [sum(by_cell.get((d, r), 0.0) for r in rest) for d in days]
     chart = Stack(
-        title="Baseline emissions by day",
+        title="Emissions by day",
         unit="kgCO2e",
         labels=[f"{d:%d %b}" for d in days],
         series=series,
@@ -145,7 +145,7 @@ def _daily(connection: duckdb.DuckDBPyConnection) -> Section:
         "Location-based, average intensity, each hour met by its own intensity. "
         "Bars stack regions; the line through each dot spans the guaranteed bounds."
     )
-    return Section("Baseline emissions by day", note, chart, header, rows)
+    return Section("Emissions by day", note, chart, header, rows)
 
 
 def _hours(connection: duckdb.DuckDBPyConnection) -> list[Section]:

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from sust_dagster.agents.accountant import FactorError, FactorSet, cross_check
-from sust_dagster.connectors.expectations import seed_formula_kg
+from sust_dagster.connectors.expectations import placed_runs, seed_formula_kg
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import Project
 
@@ -301,6 +301,10 @@ def _seed_totals(
     if window[1] - window[0] < SEED_TOTALS_LEAST:
         detail = f"not judged: a window under {SEED_TOTALS_LEAST.days} days holds too few jobs"
         return _result(name, asset, True, detail, warn=True)
+    if placed_runs(project):
+        return _result(
+            name, asset, True, "not judged: plans changed what runs, which the table knows nothing of", warn=True
+        )
     accounted = con.sql("select coalesce(sum(kg_location), 0) from emissions").fetchall()[0][0]
     expected = seed_formula_kg(project, *window)
     ratio = accounted / expected

@@ -21,6 +21,7 @@ import pytest
 from loop_worlds import bars, lake_of
 
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
+from sust_dagster.faces.backfill import run_backfill
 from sust_dagster.faces.demo import DemoResult, run_demo
 from sust_dagster.faces.doctor import examine
 from sust_dagster.faces.runs import open_instance
@@ -100,6 +101,16 @@ def test_no_job_starts_before_what_was_asked_or_leaves_its_window(demo: DemoResu
     most = jobs.workload_category.map({"urgent": 0.0, "balanced": 4.0, "sustainable": 24.0})
     assert (delay >= 0).all() and (delay <= most + 1e-6).all()
     assert (delay > 0).any() and (jobs.region != jobs.home_region).any(), "the control: something moved"
+
+
+def test_a_backfill_of_what_plans_changed_changes_nothing(
+    demo: DemoResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The founding design's table knows nothing of plans: where they changed what runs, totals are not held to it."""
+    project = load_project(Path(shutil.copytree(demo.project.root, tmp_path / "again")))
+    monkeypatch.setattr(checks, "SEED_TOTALS_LEAST", timedelta(days=1))
+    result = run_backfill(project, None, None, "look again", bars(), marts=False)
+    assert set(result["commits"].values()) == {0}
 
 
 def test_running_it_again_changes_nothing(demo: DemoResult) -> None:

@@ -11,7 +11,7 @@ import pytest
 from loop_worlds import HOUR, START, bars, files_project, focus_bill, lake_of, replaced
 
 from sust_dagster.faces.backfill import run_backfill
-from sust_dagster.faces.demo import prepare, run_demo
+from sust_dagster.faces.demo import prepare
 from sust_dagster.faces.hours import done_hours, missing_ranges
 from sust_dagster.faces.runs import RunError, open_instance
 from sust_dagster.orchestration import checks
@@ -113,20 +113,20 @@ def power_factor(project: Project, ratio: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_resumed_demo_does_the_hours_again_whose_check_failed(tmp_path: Path) -> None:
-    """A factor twice too large: the totals are not those of the table, and the demo stops before marts and report."""
+def test_a_resumed_backfill_does_the_hours_again_whose_check_failed(tmp_path: Path) -> None:
+    """A factor twice too large: the totals are not those of the table, and it stops before the marts."""
     root = tmp_path / "demo"
     project = prepare(root, 14, 7)
     power_factor(project, 2.0)
     with pytest.raises(RunError, match="check seed_table_totals on emissions: accounted"):
-        run_demo(root, 14, 7, bars())
-    assert not (root / "report.html").exists() and not list((root / "marts").glob("*.parquet"))
+        run_backfill(project, None, None, "first load", bars(), only_missing=True)
+    assert not list((root / "marts").glob("*.parquet"))
     assert missing(project) == [(0, 14 * 24)]
     wrong = lake_of(project).version("emissions")
 
     power_factor(project, 0.5)
-    run_demo(root, 14, 7, bars())
-    assert (root / "report.html").exists() and list((root / "marts").glob("*.parquet"))
+    run_backfill(project, None, None, "again", bars(), only_missing=True)
+    assert list((root / "marts").glob("*.parquet"))
     assert missing(project) == []
     lake = lake_of(project)
     assert len(lake.restatements("emissions")) == 14 * 24
