@@ -25,6 +25,7 @@ from sust_dagster.faces.backfill import run_backfill
 from sust_dagster.faces.demo import DemoResult, run_demo
 from sust_dagster.faces.doctor import examine
 from sust_dagster.faces.runs import open_instance
+from sust_dagster.orchestration import checks
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import load_project
 
