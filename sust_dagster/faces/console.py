@@ -38,7 +38,7 @@ def progress() -> Generator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with _Bars(*columns, console=stderr, refresh_per_second=8) as bars:
+    with _Bars(*columns, console=stderr, refresh_per_second=4) as bars:
         try:
             yield bars
         finally:

@@ -4,19 +4,24 @@ Belongs here: one storage class, named in an instance's ``dagster.yaml``. A rang
 and asset; Dagster hands them over in batches, its PostgreSQL storage writes a batch as one statement, its SQLite
 storage opens three connections for each event and compiles each statement anew. Files and tables are those of
 Dagster's own SQLite storage: an instance can go back to it by deleting the setting.
+
+A run's file begins as a copy of an empty one: making its tables takes longer than filling them. Commits do not wait
+for the disk, which may cost a power cut the last events, never the file: what was stored is in the lake and the books,
+and a step without its event is run again.
 """
 
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import dagster as dg
 import sqlalchemy as sa
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.engine import Connection, Engine
 
@@ -32,6 +37,12 @@ event_log_storage:
     instance_dir:
       env: DAGSTER_HOME
 """
+
+
+def _engine_at(address: str) -> Engine:
+    engine = sa.create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
+    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
+    return engine
 
 
 class BatchedSqliteEventLog(SqliteEventLogStorage):
@@ -55,15 +66,35 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         engines = self.__dict__.setdefault("_engines", {}).setdefault(os.getpid(), {})
         engine = engines.pop(shard, None)
         if engine is None:
-            address = self.conn_string_for_shard(shard)
-            engine = sa.create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
+            new = shard not in self._initialized_dbs and self._begin_file(Path(self.path_for_shard(shard)))
+            engine = _engine_at(self.conn_string_for_shard(shard))
             if shard not in self._initialized_dbs:
-                self._initdb(engine)
+                if not new:
+                    self._initdb(engine)
                 self._initialized_dbs.add(shard)
         engines[shard] = engine  # last used, last thrown out
         while len(engines) > _KEPT:
             engines.pop(next(iter(engines))).dispose()
         return engine
+
+    def _begin_file(self, path: Path) -> bool:
+        """Whether ``path`` was missing and is an empty event log now, whole."""
+        if path.exists():
+            return False
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+        unfinished.write_bytes(self._empty_file())
+        unfinished.replace(path)
+        return True
+
+    def _empty_file(self) -> bytes:
+        """An event log of this Dagster release without events."""
+        if "_empty" not in self.__dict__:
+            with TemporaryDirectory() as folder:
+                engine = _engine_at(create_db_conn_string(folder, "empty"))
+                self._initdb(engine)
+                engine.dispose()
+                self.__dict__["_empty"] = Path(folder, "empty.db").read_bytes()
+        return self.__dict__["_empty"]
 
     def dispose(self) -> None:
         """Close what is kept open."""

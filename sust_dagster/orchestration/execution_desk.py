@@ -315,7 +315,7 @@ class ExecutionDesk:
 
     def _carry_out(self, recommendation: str, intent: str, now: datetime) -> Executed:
         """Take steps of an intent until it has ended, somebody else has it, or the outside does not answer."""
-        mine: int | None = None
+        mine: int | Executed | None = None
         silent = 0
         history = self._history(recommendation)
         while True:
@@ -347,6 +347,8 @@ class ExecutionDesk:
             try:
                 if isinstance(step, Attempt):
                     mine = self._attempt(step, rows, history, now)
+                    if isinstance(mine, Executed):
+                        return mine
                 else:
                     self._undo(step, rows, history, now)
                     silent += 1
@@ -354,10 +356,10 @@ class ExecutionDesk:
                 self._clean_up(intent, now)
                 return self._outcome(recommendation)
 
-    def _attempt(self, step: Attempt, rows: Sequence[Row], history: Sequence[Event], now: datetime) -> int:
+    def _attempt(self, step: Attempt, rows: Sequence[Row], history: Sequence[Event], now: datetime) -> int | Executed:
         """Look for what is there, else apply; then look whether it is as wanted, and write down how it ended.
 
-        Returns the sequence of this worker's last row.
+        Returns what was carried out, else the sequence of this worker's last row.
         """
         order, preview, target = self._given(rows)
         try:
@@ -375,7 +377,10 @@ class ExecutionDesk:
             return step.sequence  # the next step is another attempt, or to undo
         if found is not None and why is None:
             self._end(rows, history, "done", result_of(step, found), now)
-            return step.sequence
+            recommendation = rows[0]["recommendation_id"]
+            if payload_of(rows[0])["part"] == "canary":
+                return Executed(open=(recommendation,))
+            return Executed(executed={recommendation: found.ref})
         return self._claim_undo(rows, history, why or "refused", now)
 
     def _claim_undo(self, rows: Sequence[Row], history: Sequence[Event], reason: str, now: datetime) -> int:

@@ -102,7 +102,8 @@ def line_plot(
     from matplotlib.figure import Figure
 
     colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-    figure = Figure(figsize=(7, 2.4), dpi=80, layout="constrained")
+    figure = Figure(figsize=(7, 2.4), dpi=80)  # with fixed margins: a fitted layout draws everything twice
+    figure.subplots_adjust(left=0.09, right=0.99, bottom=0.13, top=0.96)
     axes = figure.subplots()
     for (name, (x, y)), colour in zip(series.items(), colours, strict=False):
         axes.plot(x, y, label=name, color=colour, linewidth=1)

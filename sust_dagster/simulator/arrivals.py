@@ -133,7 +133,10 @@ class Demand:
         return np.where(exact, np.rint(rate).astype(np.int64), drawn)
 
     def requests(self, first: int, last: int) -> Requests:
-        """The jobs asked for in hours ``[first, last)``."""
+        """The jobs asked for in hours ``[first, last)``; not to be written into, worlds share it."""
+        return _requests(self, first, last)
+
+    def _requests(self, first: int, last: int) -> Requests:
         hours = np.arange(first, last, dtype=np.int64)
         counts = self.counts(hours)
         if counts.size and counts.max() > MAX_ORDINAL:
@@ -161,6 +164,12 @@ class Demand:
         drawn = team[workload, 0] + np.floor(u[:, 3] * (team[:, 1] - team[:, 0])[workload]).astype(np.int64)
         owner = np.where(personal[workload], drawn, standing[workload])
         return Requests(workload, hour, ordinal, owner, hour * HOUR_S + second, run_s)
+
+
+@lru_cache(maxsize=4)
+def _requests(demand: Demand, first: int, last: int) -> Requests:
+    """Twin worlds, and everything that looks at one span, ask for the same jobs."""
+    return demand._requests(first, last)
 
 
 @lru_cache(maxsize=16)

@@ -78,12 +78,16 @@ class FakeCloud:
         With ``now`` (timezone-aware), jobs whose requested hour has begun can no longer be placed. Asking again
         for what is in force changes nothing. Raises ``PlacementError`` for rows of the wrong form.
         """
+        verdict = self.judge(rows, now=now)
+        placed = self.placements.with_rows(verdict.accepted)
+        return Submission(self.with_placements(placed), verdict.accepted, verdict.refused)
+
+    def judge(self, rows: Rows, *, now: datetime | None = None) -> api.Verdict:
+        """What :meth:`submit` would take and refuse; nothing is placed."""
         if now is not None and now.tzinfo is None:
             raise ValueError(f"now={now!r} has no time zone")
         now_s = None if now is None else (now - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(seconds=1)
-        verdict = api.judge(self._demand, placement_rows(rows), now_s)
-        placed = self.placements.with_rows(verdict.accepted)
-        return Submission(self.with_placements(placed), verdict.accepted, verdict.refused)
+        return api.judge(self._demand, placement_rows(rows), now_s)
 
     def workloads(self) -> pa.Table:
         """The catalogue: one row per workload (``workloads.WORKLOAD_SCHEMA``)."""

@@ -26,6 +26,8 @@ from sust_dagster.world.decisions import RISK_LEVELS
 from sust_dagster.world.schemas import ACTION_TYPES, CATEGORIES, FLOAT, INT, STRING, TIMESTAMP
 
 Flags = NDArray[np.bool_]
+#: The values that rules look at, each with its name and type: 1, 1.0 and True are not the same here.
+Cells = tuple[tuple[str, type, Any], ...]
 Floats = NDArray[np.float64]
 
 LOW, MEDIUM, HIGH = range(3)
@@ -97,8 +99,30 @@ INPUTS: Mapping[str, pa.DataType] = {
 
 def risk_of(proposal: Mapping[str, Any], policy: PolicyVersion, history_counts: Mapping[str, int]) -> Risk:
     """The risk of one proposal by the same rules; a value of the wrong type counts as missing."""
-    cells = {name: _cell(proposal.get(name), kind) for name, kind in INPUTS.items()}
-    row = assess(pa.table(cells), policy, history_counts).to_pylist()[0]
+    cells = tuple((name, type(value), value) for name in INPUTS for value in (proposal.get(name),))
+    # Of a count only the few that people review matter: the same proposal is looked at several times a day.
+    most = policy.policy.risk.reviewed_first
+    counts = tuple((a, type(n), min(n, most) if type(n) is int else n) for a, n in history_counts.items())
+    key = (cells, policy.version, policy.document_hash, counts)
+    try:
+        known = _known.get(key)
+    except TypeError:  # a list or an object where a value belongs: it will be found missing
+        return _risk_of(cells, policy, history_counts)
+    if known is None:
+        known = _known[key] = _risk_of(cells, policy, history_counts)
+        while len(_known) > _KEPT:
+            _known.pop(next(iter(_known)), None)
+    return known
+
+
+#: Risks found last, by everything they follow from.
+_known: dict[Any, Risk] = {}
+_KEPT = 1_024
+
+
+def _risk_of(cells: Cells, policy: PolicyVersion, history_counts: Mapping[str, int]) -> Risk:
+    columns = {name: _cell(value, INPUTS[name]) for name, _, value in cells}
+    row = assess(pa.table(columns), policy, history_counts).to_pylist()[0]
     reasons = tuple(row["risk_reasons"].split(";")) if row["risk_reasons"] != "ok" else ()
     return Risk(row["risk_level"], reasons)
 

@@ -14,7 +14,6 @@ import io
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,13 +39,25 @@ def read_content(path: Path) -> bytes:
         return b""
 
 
-@lru_cache(maxsize=4)
-@lru_cache(maxsize=8)
+#: Contents that were read or written last, and their rows: a writer looks at once at what it wrote.
+_known: dict[bytes, pa.Table] = {}
+_KEPT = 8
+
+
 def rows_of(content: bytes) -> pa.Table:
     """Rows of a file's content by position."""
     if not content:
         return FILE_SCHEMA.empty_table()
-    return pq.read_table(pa.BufferReader(content), use_threads=False).cast(FILE_SCHEMA).sort_by("position")
+    if content not in _known:
+        rows = pq.read_table(pa.BufferReader(content), use_threads=False).cast(FILE_SCHEMA).sort_by("position")
+        _remember(content, rows)
+    return _known[content]
+
+
+def _remember(content: bytes, rows: pa.Table) -> None:
+    _known[content] = rows
+    while len(_known) > _KEPT:
+        _known.pop(next(iter(_known)), None)
 
 
 def read_rows(path: Path) -> pa.Table:
@@ -66,11 +77,13 @@ def next_position(rows: pa.Table) -> int:
 
 def replace_rows(path: Path, rows: pa.Table) -> None:
     """Make ``rows`` the file's content. Killed at any point, the file is the old one or the new one, whole."""
+    rows = rows.cast(FILE_SCHEMA).sort_by("position")
     buffer = io.BytesIO()
-    pq.write_table(rows.cast(FILE_SCHEMA), buffer, compression="none")
+    pq.write_table(rows, buffer, compression="none", write_statistics=False)
+    content = buffer.getvalue()
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("wb") as file:
-        file.write(buffer.getvalue())
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     unfinished.replace(path)
@@ -79,6 +92,7 @@ def replace_rows(path: Path, rows: pa.Table) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    _remember(content, rows)
 
 
 @contextmanager
