@@ -7,6 +7,9 @@ What the access log holds: every refusal, at once and whatever becomes of the st
 something, in the transaction that wrote it where that is the books; reads as counts per agent and table,
 written with the agent's next write or by :meth:`World.close`, so that a read costs a dictionary entry and no
 disk. A write of what is there already is no write.
+
+What is committed to gets its leaf in the transparency log (``transparency``) here too: rows of the books in their own
+transaction, a commit of the lake right after it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -25,8 +29,9 @@ import sqlalchemy as sa
 
 from sust_dagster.world.books import AppendResult, Books, Rows, Transaction, Where
 from sust_dagster.world.decisions import VERB_BY_STATUS, Decided, Transition, TransitionRefused
-from sust_dagster.world.permissions import SIGNED, PermissionRefused, allowed, check, resolve
+from sust_dagster.world.permissions import EVIDENCE, SIGNED, PermissionRefused, allowed, check, resolve
 from sust_dagster.world.schemas import AGENTS, Agent
+from sust_dagster.world.transparency import LOG, Leaf, append_leaves, bundle_leaf, partition_leaf, row_leaves
 
 if TYPE_CHECKING:
     from sust_dagster.world.lake import WriteResult
@@ -75,8 +80,19 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass
+class _Notes:
+    """What is to be written down about work that is done: entries of the access log, leaves of the log."""
+
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    leaves: list[Leaf] = field(default_factory=list)
+
+
 class World:
-    """The shared memory, and the only giver of handles. ``clock`` dates the access log and undated events."""
+    """The shared memory, and the only giver of handles.
+
+    ``clock`` dates the access log, the transparency log and undated events.
+    """
 
     def __init__(self, lake: LakeStore, books: Books, *, clock: Callable[[], datetime] = _utc_now) -> None:
         self.lake = lake
@@ -109,27 +125,29 @@ class World:
 
     # -- the access log -----------------------------------------------------------------------------
 
-    def record(self, agent: Agent, entries: list[dict[str, Any]]) -> None:
-        """Write entries now, or as soon as the transaction this thread is in has ended, however it ends."""
-        later = getattr(self._thread, "later", None)
+    def record(self, agent: Agent, entries: Sequence[dict[str, Any]], leaves: Sequence[Leaf] = ()) -> None:
+        """Write entries and leaves now, or as soon as this thread's open transaction has ended, however it ends."""
+        later: _Notes | None = getattr(self._thread, "later", None)
         if later is not None:
-            later.extend(entries)
+            later.entries.extend(entries)
+            later.leaves.extend(leaves)
             return
         with self.books.transaction(agent) as transaction:
             transaction.append("access_log", entries)
+            append_leaves(transaction, leaves, self.clock())
 
     @contextmanager
     def deferred(self, agent: Agent) -> Generator[None]:
         """Hold entries back while a transaction has the write lock; what is undone must not undo them."""
-        later: list[dict[str, Any]] = []
+        later = _Notes()
         outer = getattr(self._thread, "later", None)
         self._thread.later = later
         try:
             yield
         finally:
             self._thread.later = outer
-            if later:
-                self.record(agent, later)
+            if later.entries or later.leaves:
+                self.record(agent, later.entries, later.leaves)
 
     def count_read(self, agent: Agent, table: str) -> None:
         with self._lock:
@@ -184,7 +202,8 @@ class AgentHandle:
         if result.committed:
             detail = f"{span} version={result.version} rows={result.rows}"
             entry = self._world.entry(self.agent, resolve(table), "write", allowed=True, detail=detail)
-            self._world.record(self.agent, [*self._world.pending_reads(self.agent), entry])
+            leaves = [partition_leaf(c) for c in result.commits]
+            self._world.record(self.agent, [*self._world.pending_reads(self.agent), entry], leaves)
         return result
 
     def read_lake(
@@ -312,6 +331,7 @@ class AgentTransaction(AgentSnapshot):
     def __init__(self, world: World, handle: AgentHandle, transaction: Transaction) -> None:
         super().__init__(world, handle, transaction)
         self._writes: list[tuple[str, str, str]] = []
+        self._bundles: list[Leaf] = []
 
     def append(self, table: str, rows: Rows) -> AppendResult:
         """Append rows; see :meth:`AgentHandle.append`."""
@@ -320,6 +340,8 @@ class AgentTransaction(AgentSnapshot):
             verbs = self._signed(table, rows)
         for verb in sorted(verbs):
             self._handle.require(table, verb)
+        if table == LOG:
+            raise self._handle.refuse(table, "write", "a leaf is written with what it commits to, never by hand")
         try:
             result = self._transaction.append(table, rows)
         except TransitionRefused as refusal:
@@ -351,6 +373,12 @@ class AgentTransaction(AgentSnapshot):
             self._writes.append(("decision_events", VERB_BY_STATUS[status], f"{status}={n}"))
         return results
 
+    def commit_bundle(self, subject: str, sha256: str) -> None:
+        """Commit to an evidence bundle: what it is about, and the SHA-256 of its bytes, 64 hexadecimal digits."""
+        self._handle.require(EVIDENCE, "write", subject)
+        self._bundles.append(bundle_leaf(subject, sha256))
+        self._writes.append((EVIDENCE, "write", f"sha256={sha256}"))
+
     def lock_decisions(self) -> None:
         """Let nobody else decide until this transaction ends, so that what it counts still holds when it writes."""
         self._transaction.lock_decisions()
@@ -358,12 +386,14 @@ class AgentTransaction(AgentSnapshot):
     # -- for the handle -----------------------------------------------------------------------------
 
     def record_writes(self) -> None:
-        """Put this transaction's writes, and the reads before them, into the access log with it."""
+        """Put this transaction's writes, and the reads before them, into the access log with it, and its leaves."""
         if not self._writes:
             return
+        leaves = [leaf for table, rows in self._transaction.inserted for leaf in row_leaves(table, rows)]
         agent = self._handle.agent
         entries = [self._world.entry(agent, t, verb, allowed=True, detail=d) for t, verb, d in self._writes]
         self._transaction.append("access_log", [*self._world.pending_reads(agent), *entries])
+        append_leaves(self._transaction, [*leaves, *self._bundles], self._world.clock())
 
     def _signed(self, table: str, rows: Rows) -> set[str]:
         """The verbs that rows with an agent's name on them need; refuses those in another's name."""

@@ -60,7 +60,7 @@ BUSY_SECONDS = 30.0
 _CHUNK = 500
 _MIGRATING = threading.Lock()
 #: Arbitrary, constant keys of PostgreSQL advisory locks.
-_LOCK_MIGRATION, _LOCK_DECISIONS = 7_301_001, 7_301_002
+_LOCK_MIGRATION, _LOCK_DECISIONS, _LOCK_LOG = 7_301_001, 7_301_002, 7_301_003
 #: Tables whose writers need not be able to read them: rows go in without a look at what is there.
 _WRITE_ONLY = ("access_log",)
 
@@ -236,6 +236,8 @@ class Transaction:
 
     def __init__(self, connection: sa.Connection) -> None:
         self.connection = connection
+        self.inserted: list[tuple[str, Sequence[Mapping[str, Any]]]] = []
+        """What this transaction has put in, in order: table and rows, but for those nobody looks up."""
         self._postgres = connection.dialect.name == "postgresql"
 
     def append(self, table: str, rows: Rows) -> AppendResult:
@@ -349,11 +351,15 @@ class Transaction:
         if self._postgres and spec.name not in (*_WRITE_ONLY, "decision_events"):
             statement = postgresql.insert(table).on_conflict_do_nothing()
             key = [table.c[k] for k in spec.key]
-            return len(self.connection.execute(statement.returning(*key), records).all())
-        try:
-            self.connection.execute(table.insert(), records)
-        except IntegrityError as error:
-            raise self._conflict(spec, records, error) from error
+            new = {tuple(r) for r in self.connection.execute(statement.returning(*key), records).all()}
+            records = [r for r in records if tuple(r[k] for k in spec.key) in new]
+        else:
+            try:
+                self.connection.execute(table.insert(), records)
+            except IntegrityError as error:
+                raise self._conflict(spec, records, error) from error
+        if spec.name not in _WRITE_ONLY:
+            self.inserted.append((spec.name, records))
         return len(records)
 
     def _conflict(self, spec: TableSpec, records: list[dict[str, Any]], error: IntegrityError) -> Exception:
@@ -396,6 +402,11 @@ class Transaction:
         """Let no other process decide before this transaction ends; on SQLite its write lock does that already."""
         if self._postgres:
             self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_DECISIONS})"))
+
+    def lock_log(self) -> None:
+        """Let no other process add to the transparency log before this transaction ends; the last lock it takes."""
+        if self._postgres:
+            self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_LOG})"))
 
     def _histories(self, recommendations: Sequence[str]) -> dict[str, list[Event]]:
         """Events of each recommendation in order, under a lock against other writers of decisions."""

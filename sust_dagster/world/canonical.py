@@ -7,10 +7,14 @@ in those documents.
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from typing import Any
 
 import rfc8785
+
+#: Integers below it are exact in every reader of JSON.
+EXACT = 2**53
 
 
 def canonical_json(value: Any) -> str:
@@ -23,6 +27,29 @@ def canonical_json(value: Any) -> str:
         return _written(_Same(value))
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"no canonical JSON: {error}") from error
+
+
+def canonical_bytes(value: Any) -> bytes:
+    """The same text in UTF-8, not kept for another time: for what is hashed once, such as a row.
+
+    Raises ``ValueError`` as :func:`canonical_json` does.
+    """
+    try:
+        if type(value) is dict and all(map(_is_plain, value, value.values())):
+            return _plainly(value).encode()  # the same bytes at a tenth of the time
+        return rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise ValueError(f"no canonical JSON: {error}") from error
+
+
+#: Without fractions and with names in ASCII, the standard library writes what RFC 8785 asks for.
+_plainly = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _is_plain(name: Any, value: Any) -> bool:
+    kind = type(value)
+    fits = kind is str or kind is bool or (kind is int and -EXACT < value < EXACT)
+    return fits and type(name) is str and name.isascii()
 
 
 class _Same:

@@ -22,8 +22,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,10 @@ from sust_dagster.world.schemas import TABLES, TableSpec
 
 _SLOT_FORMAT = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m-%d"}
 _COMPACTED_KEY = b"sust.slots"
+#: Rows of a row group of a compacted file.
+_FOLDED_ROWS = 131_072
+#: Rows up to which a file is small.
+_SMALL = 10_000
 _COMMITTED_KEY = b"sust.committed"
 _TABLE_CONFIGURATION: dict[str, str | None] = {
     # Old versions are evidence: neither files nor log entries expire.
@@ -54,6 +58,9 @@ _TABLE_CONFIGURATION: dict[str, str | None] = {
     "delta.checkpointInterval": "10",
 }
 _ATTEMPTS = 8
+
+#: Writer of a commit that folded files.
+COMPACTION = "compaction"
 
 
 class LakeError(RuntimeError):
@@ -70,6 +77,26 @@ class Restatement:
 
 
 @dataclass(frozen=True)
+class Commit:
+    """One version of a table: the data files it added and removed, by path in the table, in order."""
+
+    table: str
+    version: int
+    writer: str
+    """Who wrote it; :data:`COMPACTION` where files were folded, empty where this product did not."""
+    start: str = ""
+    end: str = ""
+    """The range that was written, as ISO instants; empty for a compaction."""
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def compaction(self) -> bool:
+        """Whether it folded files and changed no content."""
+        return self.writer == COMPACTION
+
+
+@dataclass(frozen=True)
 class WriteResult:
     """What a write did. ``version`` is the table version that holds the data, committed now or before."""
 
@@ -80,6 +107,8 @@ class WriteResult:
     slots_written: tuple[str, ...] = ()
     slots_unchanged: int = 0
     restated: tuple[Restatement, ...] = field(default=())
+    commits: tuple[Commit, ...] = ()
+    """The commits it took: one, or more where a concurrent writer of the same slots had to be settled with."""
 
 
 @dataclass(frozen=True)
@@ -441,9 +470,10 @@ class Lake:
             "sust.reason": reason or "",
             "sust.run_id": run_id or "",
         }
-        version = self._transact(spec, delta, list(adds.values()), list(removed.values()), metadata, data_change=True)
+        commit = self._transact(spec, delta, list(adds.values()), list(removed.values()), metadata, data_change=True)
+        unchanged = len(payloads) - len(written)
         return WriteResult(
-            spec.name, version, True, total, tuple(written), len(payloads) - len(written), tuple(restated)
+            spec.name, commit.version, True, total, tuple(written), unchanged, tuple(restated), (commit,)
         )
 
     def _same_content(self, spec: TableSpec, before: Sequence[_File], rows: pa.Table) -> bool:
@@ -499,7 +529,7 @@ class Lake:
         metadata: Mapping[str, str],
         *,
         data_change: bool,
-    ) -> int:
+    ) -> Commit:
         if self.local:
             os.sync()  # the files are on disk before the log names them
         if delta is None:
@@ -522,6 +552,7 @@ class Lake:
             ),
             *(RemoveAction(f.path, data_change, now_ms, f.size, {"date": f.path[5:15]}) for f in removes),
         ]
+        before = delta.version()
         delta.create_write_transaction(
             actions,
             mode="append",
@@ -530,7 +561,12 @@ class Lake:
             commit_properties=CommitProperties(custom_metadata=dict(metadata)),
         )
         delta.update_incremental()
-        return delta.version()
+        version = delta.version()
+        made = _commit_of(spec.name, version, metadata, [a.path for a in adds], [f.path for f in removes])
+        while version > before + 1 and self.commit(spec.name, version) != made:
+            version -= 1  # another writer's commit came after ours
+            made = replace(made, version=version)
+        return made
 
     def _doubled(self, table: str, payloads: Mapping[str, pa.Table]) -> bool:
         """Whether two writers added the same slot at the same time."""
@@ -543,6 +579,62 @@ class Lake:
         return False
 
     # -- history ------------------------------------------------------------------------------------
+
+    def commit(self, table: str, version: int) -> Commit:
+        """What the commit log says of one version; raises :class:`LakeError` when its entry is not there."""
+        fs, base = self._filesystem
+        path = f"{table}/_delta_log/{version:020d}.json"
+        paths: dict[str, list[str]] = {"add": [], "remove": []}
+        metadata: Mapping[str, Any] = {}
+        try:
+            with fs.open_input_stream(f"{base}/{path}") as stream:
+                text = stream.read().decode()
+            for action in (json.loads(line) for line in text.splitlines() if line.strip()):
+                for kind, found in paths.items():
+                    if kind in action:
+                        found.append(action[kind]["path"].replace("%3D", "="))
+                metadata = action.get("commitInfo", metadata)
+            return _commit_of(table, version, metadata, paths["add"], paths["remove"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LakeError(f"{table}: version {version} cannot be read from {path}: {error}") from error
+
+    def file_digest(self, table: str, path: str) -> str | None:
+        """SHA-256 of the bytes of a data file, active or not; ``None`` when it is not there."""
+        fs, base = self._filesystem
+        try:
+            with fs.open_input_stream(f"{base}/{table}/{path}") as stream:
+                hashed = hashlib.sha256()
+                while chunk := stream.read(1 << 20):
+                    hashed.update(chunk)
+        except FileNotFoundError:
+            return None
+        return hashed.hexdigest()
+
+    def files(self, table: str, as_of: int | None = None) -> set[str]:
+        """Paths of the active data files of a version (default: the current), as every Delta reader sees them."""
+        delta = self._current(table, as_of)
+        actions = None if delta is None else pa.table(delta.get_add_actions(flatten=True))
+        return set() if actions is None else {p.replace("%3D", "=") for p in actions.column("path").to_pylist()}
+
+    def fold_fault(self, commit: Commit) -> str | None:
+        """What a compaction changed though it must not: rows, or the hashes it keeps of them; ``None``: nothing."""
+        fs, base = self._filesystem
+        schema = self.spec(commit.table).arrow.remove_metadata()
+        tables = []
+        for paths in (commit.removed, commit.added):
+            parts = [
+                pads.dataset(f"{base}/{commit.table}/{p}", schema=schema, format="parquet", filesystem=fs).to_table()
+                for p in paths
+            ]
+            tables.append(pa.concat_tables([schema.empty_table(), *parts]))
+        if not tables[0].equals(tables[1]):
+            return "the folded files hold other rows than the files they replace"
+        kept: dict[str, str] = {}
+        for path in commit.added:
+            kept |= json.loads(self._footer(commit.table, path).get(_COMPACTED_KEY, b"{}"))
+        if kept != dict(_name_parts(p) for p in commit.removed):
+            return "the folded files name other hashes than those of the files they replace"
+        return None
 
     def history(self, table: str) -> list[dict[str, Any]]:
         """Commits that wrote data, newest first: version, time, writer, reason, run, slots, restatements."""
@@ -605,18 +697,16 @@ class Lake:
     def _fold(self, spec: TableSpec, files: Sequence[_File]) -> tuple[bytes, pa.Table]:
         fs, base = self._filesystem
         schema = spec.arrow.remove_metadata()
-        parts = [
-            pads.dataset(f"{base}/{spec.name}/{f.path}", schema=schema, format="parquet", filesystem=fs).to_table()
-            for f in files
-        ]
+        paths = [f"{base}/{spec.name}/{f.path}" for f in files]
+        rows = pads.dataset(paths, schema=schema, format="parquet", filesystem=fs).to_table()
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-            for part in parts:  # one row group per hour: a reader of one hour reads one
-                writer.write_table(part)
+            # In order of the hours: a reader of one hour reads a group or two, a reader of a month not hundreds.
+            writer.write_table(rows.combine_chunks(), row_group_size=_FOLDED_ROWS)
             for key, name in ((_COMPACTED_KEY, "slots"), (_COMMITTED_KEY, "committed_ms")):
                 of_slot = {slot: value for f in files for slot, value in getattr(f, name).items()}
                 writer.add_key_value_metadata({key: json.dumps(of_slot, sort_keys=True)})
-        return sink.getvalue().to_pybytes(), pa.concat_tables(parts)
+        return sink.getvalue().to_pybytes(), rows
 
 
 def _merge(first: WriteResult | None, second: WriteResult) -> WriteResult:
@@ -631,7 +721,16 @@ def _merge(first: WriteResult | None, second: WriteResult) -> WriteResult:
         tuple(dict.fromkeys((*first.slots_written, *second.slots_written))),
         first.slots_unchanged,
         (*first.restated, *second.restated),
+        (*first.commits, *second.commits),
     )
+
+
+def _commit_of(
+    table: str, version: int, metadata: Mapping[str, Any], added: Iterable[str], removed: Iterable[str]
+) -> Commit:
+    start, _, end = metadata.get("sust.range", "").partition("/")
+    writer = metadata.get("sust.writer") or (COMPACTION if "sust.compaction" in metadata else "")
+    return Commit(table, version, writer, start, end, tuple(sorted(added)), tuple(sorted(removed)))
 
 
 def _name_parts(path: str) -> tuple[str, str]:
@@ -666,7 +765,9 @@ def _range_filter(spec: TableSpec, start: datetime | None, end: datetime | None)
 def _encode(slot: str, rows: pa.Table) -> tuple[str, bytes]:
     """Path and bytes of a slot's file. Schema metadata (docs) stays out: a reworded doc is no restatement."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows.replace_schema_metadata(None).cast(rows.schema.remove_metadata()), sink, compression="zstd")
+    # An hour's few rows gain little from the slower codec; folded into a day they get it.
+    codec = "zstd" if rows.num_rows > _SMALL else "snappy"
+    pq.write_table(rows.replace_schema_metadata(None).cast(rows.schema.remove_metadata()), sink, compression=codec)
     body = sink.getvalue().to_pybytes()
     return f"date={slot[:10]}/{slot}-{hashlib.sha256(body).hexdigest()}.parquet", body
 

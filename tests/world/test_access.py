@@ -17,6 +17,7 @@ from sust_dagster.world.decisions import VERB_BY_STATUS, TransitionRefused
 from sust_dagster.world.lake import Lake
 from sust_dagster.world.permissions import ALIASES, PermissionRefused, allowed, may, verbs_of
 from sust_dagster.world.schemas import AGENTS, POLICIES, TABLES, Agent
+from sust_dagster.world.transparency import LOG, append_leaves, make_leaf
 
 NOW = START + timedelta(days=1)
 LAKE = sorted(t for t in TABLES if TABLES[t].home == "lake")
@@ -61,6 +62,9 @@ def attempt(world: World, handle: AgentHandle, table: str, verb: str) -> int:
     if verb == "read":
         handle.read_books(table)
         return 1
+    if table == LOG:  # nobody writes it by hand; a handle adds leaves in its agent's name
+        with world.books.transaction(handle.agent) as transaction:
+            return append_leaves(transaction, [make_leaf("test", handle.agent)], NOW) + 1
     if verb == "write":
         references = {"factor_id": f"text-{1000 + n}"} if table == "factor_reviews" else {}
         signature = {"agent": handle.agent} if table in ("access_log", "alerts") else {}
@@ -135,6 +139,15 @@ def test_nobody_writes_the_access_log_in_anothers_name(world: World) -> None:
         world.handle("planner").append("access_log", [entry])
     (kept,) = log(world)
     assert (kept["agent"], kept["allowed"]) == ("planner", False)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_nobody_writes_a_leaf_by_hand(world: World, agent: Agent) -> None:
+    with pytest.raises(PermissionRefused, match="never by hand"):
+        world.handle(agent).append(LOG, [sample(TABLES[LOG])])
+    assert world.books.read(LOG).num_rows == 0
+    (kept,) = log(world)
+    assert (kept["agent"], kept["table_name"], kept["allowed"]) == (agent, LOG, False)
 
 
 def test_there_is_no_handle_for_a_stranger(world: World) -> None:

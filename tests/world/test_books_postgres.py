@@ -26,6 +26,7 @@ from books_samples import OWNERS, PATHS, PROPOSAL, START, bring_to, event, sampl
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DatabaseError
 from test_books_concurrency import run_two_processes
+from test_transparency import Case, fill, run_four_writers
 
 from sust_dagster.world import migrations
 from sust_dagster.world.access import World
@@ -389,6 +390,29 @@ def test_decisions_are_the_same_on_postgresql(address: str, tmp_path: Path) -> N
 
 def test_two_processes_from_the_first_moment(address: str) -> None:
     run_two_processes(address)
+
+
+def test_several_writers_leave_no_gap_in_the_log(address: str, tmp_path: Path) -> None:
+    run_four_writers(tmp_path, address)
+
+
+def test_the_log_is_the_same_on_postgresql(address: str, tmp_path: Path) -> None:
+    there, here = Case(tmp_path / "there", address), Case(tmp_path / "here")
+    for case in (there, here):
+        fill(case)
+        assert case.verify().ok
+        case.world.close()
+    assert there.verify().root == here.verify().root
+
+
+def test_a_row_that_another_process_put_in_has_one_leaf(address: str, tmp_path: Path) -> None:
+    """Each appends what the other has: only what a transaction truly put in is in the log."""
+    with Case(tmp_path, address).world as one, Case(tmp_path, address).world as two:
+        for world in (one, two):
+            world.handle("governance").append("policies", sample_table(POLICIES, 3))
+    case = Case(tmp_path, address)
+    assert case.verify().ok and case.verify().size == 3
+    case.world.close()
 
 
 def test_the_database_holds_each_agent_to_its_role(address: str, tmp_path: Path) -> None:

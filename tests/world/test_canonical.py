@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sust_dagster.world.canonical import canonical_json, content_hash
+from sust_dagster.world.canonical import canonical_bytes, canonical_json, content_hash
 
 #: RFC 8785, appendix B: bits of a double → its text.
 NUMBERS = {
@@ -80,6 +80,31 @@ def test_it_reads_back_as_the_same_and_stays_the_same(value: Any) -> None:
     assert json.loads(text) == value
     assert canonical_json(json.loads(text)) == text
     assert content_hash(value) == hashlib.sha256(text.encode()).hexdigest()
+
+
+ROW = st.dictionaries(
+    st.text(st.characters(max_codepoint=0x7F), max_size=4) | TEXT,
+    TEXT | st.booleans() | st.integers(-(2**53), 2**53) | st.none() | NUMBER,
+)
+
+
+@given(ROW | PLAIN)
+def test_a_row_is_written_the_quick_way_as_any_other(value: Any) -> None:
+    try:
+        text = canonical_json(value)
+    except ValueError:
+        with pytest.raises(ValueError, match="no canonical JSON"):
+            canonical_bytes(value)
+    else:
+        assert canonical_bytes(value) == text.encode()
+
+
+def test_every_character_is_written_the_quick_way_as_any_other() -> None:
+    text = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x11000))))
+    assert canonical_bytes({"a": text}) == canonical_json({"a": text}).encode()
+    for value in ({"a": "\ud800"}, {"a": 2**53}, {"a": -(2**53)}, {"a": float("nan")}, {1: "a"}):
+        with pytest.raises(ValueError, match="no canonical JSON"):
+            canonical_bytes(value)
 
 
 @pytest.mark.parametrize(
