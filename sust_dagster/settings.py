@@ -61,9 +61,15 @@ class Project(BaseSettings):
     min_saving_kg: float = Field(
         0.01, ge=0, description="a change of a workload that saves less in a day, and no money, is not proposed"
     )
+    holdout_share: float = Field(
+        0.05, ge=0, le=0.10, description="share of job groups left as they are by lot, to compare moves with; 0: none"
+    )
     carbon_price_usd_per_t: float = Field(75.0, ge=0, description="internal carbon price, USD per tCO2e")
     freshness_limit_hours: float = Field(1.0, gt=0, description="age of the newest activity that raises a warning, h")
     factor_age_limit_days: float = Field(30.0, gt=0, description="age of a factor that raises a warning, days")
+    checkpoint_path: str = Field(
+        "", description="folder of signed checkpoints, best in another repository; default <root>/checkpoints"
+    )
     execution_enabled: bool = Field(True, description="the kill switch: false, and no further change is begun")
     execution_target: Literal["simulated", "none", "kubernetes", "pull request", "jira", "linear", "slack", "teams"] = (
         Field("simulated", description="where approved changes are carried out; none: nowhere")
@@ -107,6 +113,20 @@ class Project(BaseSettings):
     @property
     def books_address(self) -> str:
         return self.books_url or f"sqlite:///{self.root / 'books.db'}"
+
+    @property
+    def checkpoints_root(self) -> Path:
+        return self.root / (self.checkpoint_path or "checkpoints")
+
+    @property
+    def evidence_root(self) -> Path:
+        """Folder of the evidence bundles, each named by the SHA-256 of its bytes."""
+        return self.root / "evidence"
+
+    @property
+    def log_key(self) -> Path:
+        """The private key of the transparency log; never in the lake, nor in a repository."""
+        return self.root / "log.key"
 
     @property
     def marts_root(self) -> Path:

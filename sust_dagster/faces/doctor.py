@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +38,44 @@ class Finding:
         return {**asdict(self), "fix": "" if self.ok else self.fix}
 
 
+@dataclass(frozen=True)
+class Examined:
+    """Everything looked at, and each step of the loop by name where there is a project to look at."""
+
+    findings: list[Finding]
+    steps: dict[str, dict[str, Any]]
+
+    @property
+    def ok(self) -> bool:
+        return all(f.ok for f in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"findings": [f.as_dict() for f in self.findings], "steps": self.steps, "ok": self.ok}
+
+
 def examine(root: Path | None) -> list[Finding]:
     """Everything worth knowing about this environment and, if ``root`` holds one, the project in it."""
+    return examined(root).findings
+
+
+def examined(root: Path | None) -> Examined:
+    """What :func:`examine` finds, with the steps of the loop."""
     findings = list(_environment())
     folder = root or Path("demo")
     if root is None and not (folder / PROJECT_FILE).exists():
-        return findings
+        return Examined(findings, {})
     try:
         project = load_project(folder)
     except ValueError as error:
-        return [*findings, Finding("project", False, str(error), "name the folder with --project")]
+        return Examined([*findings, Finding("project", False, str(error), "name the folder with --project")], {})
     findings.append(Finding("project", True, f"{project.root} ({project.source}, from {project.start:%Y-%m-%d %H:%M})"))
-    return [*findings, *_books(project), *_lake(project), *_freshness(project), *_loop(project)]
+    books = list(_books(project))
+    findings += [*books, *_lake(project), *_freshness(project)]
+    steps: dict[str, dict[str, Any]] = {}
+    if not all(f.ok for f in books):
+        return Examined(findings, steps)
+    findings += _steps(project, steps)
+    return Examined([*findings, *_execution(project)], steps)
 
 
 def _environment() -> Iterator[Finding]:
@@ -143,28 +171,59 @@ def _freshness(project: Project) -> Iterator[Finding]:
     )
 
 
-def _loop(project: Project) -> Iterator[Finding]:
-    """Heartbeats of the later steps, and whether anything can be carried out; nothing where none ever ran."""
-    from sust_dagster.world.lake import slot_start
+def _steps(project: Project, steps: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    """The heartbeat of each step that ever ran; ``steps`` is filled with all of them."""
+    from deltalake.exceptions import DeltaError
+    from sqlalchemy.exc import SQLAlchemyError
 
-    lake = Lake(project.lake_root)
-    planned = lake.slots("recommendations") if lake.version("recommendations") is not None else {}
-    if not planned:
+    from sust_dagster.orchestration.heartbeats import loop_health
+
+    now = project.present()
+    try:
+        with _instance(project) as instance:
+            found = loop_health(project, now, instance)
+    except (DeltaError, LakeError, SQLAlchemyError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        yield Finding("heartbeats", False, f"cannot be read: {reason}", "mend what the other findings name first")
         return
-    last, now = slot_start(max(planned)), project.present()
-    # A live project is planned at 03:00; the day a simulated one ends in is not planned any more.
-    ended = project.end is not None and now >= project.end
-    due = (now - timedelta(hours=24 if ended else 4)).replace(hour=0, minute=0, second=0, microsecond=0)
-    fix = "materialise the job daily_plan for today; until then every workload runs as it is"
-    yield Finding("heartbeat: decide", last >= due, f"last plan is for {last:%Y-%m-%d}, due {due:%Y-%m-%d}", fix)
-    yield from _execution(project)
+    for step, state in found.items():
+        steps[step] = state.as_dict(now)
+        if state.mode != "not started":
+            mode = "" if state.mode == "normal" else f"{state.mode}: "
+            yield Finding(f"heartbeat: {step}", state.mode == "normal", f"{mode}{state.reason}", state.remedy)
+
+
+@contextmanager
+def _instance(project: Project) -> Generator[Any]:
+    """The project's Dagster instance to look at, or None where it has none; nothing is made or mended."""
+    import dagster as dg
+    from dagster._core.instance.ref import InstanceRef
+
+    folder = project.root / "dagster"
+    if not (folder / "dagster.yaml").exists():
+        yield None
+        return
+    before = os.environ.get("DAGSTER_HOME")
+    os.environ["DAGSTER_HOME"] = str(folder)  # its settings ask for it
+    try:
+        with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as seen:
+            yield seen
+    finally:
+        if before is None:
+            del os.environ["DAGSTER_HOME"]
+        else:
+            os.environ["DAGSTER_HOME"] = before
 
 
 def _execution(project: Project) -> Iterator[Finding]:
+    """Whether anything can be carried out, and what became of it; nothing where nothing was ever planned."""
     from sust_dagster.connectors.execution import closed_target
     from sust_dagster.orchestration.execution_desk import FAILED, STUCK
     from sust_dagster.world.books import Books
 
+    lake = Lake(project.lake_root)
+    if lake.version("recommendations") is None or not lake.slots("recommendations"):
+        return
     closed = closed_target(project)
     yield Finding("execution target", closed is None, closed or project.execution_target, "set execution_target")
     state = "on" if project.execution_enabled else "off: nothing further is begun"

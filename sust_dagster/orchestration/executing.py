@@ -13,6 +13,7 @@ import pyarrow as pa
 from sust_dagster.agents.executor.canary import CanaryRules
 from sust_dagster.agents.executor.executions import executions_of
 from sust_dagster.agents.executor.limits import Limits
+from sust_dagster.agents.planner.awaited import awaited
 from sust_dagster.connectors.execution import closed_target, targets_of
 from sust_dagster.connectors.market import workload_register
 from sust_dagster.connectors.metrics.simulated import health_of
@@ -28,7 +29,7 @@ EXECUTE_MINUTE = 30
 def execution_desk(project: ProjectResource, now: datetime) -> ExecutionDesk:
     """The desk of a project at ``now``, which is also the present of a simulated cloud."""
     settings = project.project
-    closed = closed_target(settings)
+    closed, register = closed_target(settings), workload_register(settings)
     return ExecutionDesk(
         project.handle("executor"),
         {} if closed else targets_of(settings, lambda: now),
@@ -38,8 +39,11 @@ def execution_desk(project: ProjectResource, now: datetime) -> ExecutionDesk:
             (),
             settings.max_changes_per_day,
             settings.max_share_of_workloads_per_day,
+            awaited(register),
+            settings.seed,
+            settings.holdout_share,
         ),
-        known_workloads=workload_register(settings).num_rows or None,
+        known_workloads=register.num_rows or None,
         canary=CanaryRules(share=settings.canary_share),
         health=health_of(settings),
         # A simulated clock stands still between a kill and the next start, and there is never a second worker.

@@ -14,11 +14,14 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sust_dagster.agents.accountant.grid import GridDataError
 from sust_dagster.agents.governance import PolicyVersion, assess
 from sust_dagster.agents.governance.planning import day_rules, within_policy
+from sust_dagster.agents.planner.awaited import awaited
 from sust_dagster.agents.planner.daily import DayPlan, Surroundings, plan_day
 from sust_dagster.agents.planner.forecast import HISTORY_DAYS as GRID_HISTORY_DAYS
 from sust_dagster.agents.planner.forecast import Forecast, forecasts
+from sust_dagster.agents.planner.holdout import planned_and_held_out
 from sust_dagster.agents.planner.recommend import proposals
 from sust_dagster.agents.planner.triggers import Trigger, triggers
 from sust_dagster.agents.planner.upcoming import (
@@ -29,6 +32,7 @@ from sust_dagster.agents.planner.upcoming import (
     PAST_COLUMNS,
     upcoming_jobs,
 )
+from sust_dagster.connectors.grid import GridError
 from sust_dagster.connectors.grid import hourly as hourly_intensity
 from sust_dagster.connectors.market import halvable_types, market_at, workload_register
 from sust_dagster.orchestration.decision_desk import DecisionDesk, Reviewed
@@ -69,9 +73,16 @@ class PlanningDesk:
     # -- inputs -------------------------------------------------------------------------------------
 
     def forecasts(self, moments: Sequence[datetime]) -> list[Forecast]:
-        """Forecasts issued at ``moments`` (ascending), each from the grid's hours before it."""
+        """Forecasts issued at ``moments`` (ascending), each from the grid's hours before it.
+
+        Where the grid's source gives nothing that can be used they rest on the hours that were accounted with: the rows
+        say how old the newest is (``stale``, ``last known good``), and regions without enough of them have none.
+        """
         begin = moments[0] - timedelta(days=GRID_HISTORY_DAYS)
-        history = hourly_intensity(self._project.grid, begin, moments[-1], self._project.regions).table
+        try:
+            history = hourly_intensity(self._project.grid, begin, moments[-1], self._project.regions).table
+        except (GridError, GridDataError):
+            history = self._planner.read_lake("grid_intensity", begin, moments[-1])
         return forecasts(history, moments, HORIZON_HOURS, regions=self._project.regions)
 
     def upcoming(self, day: datetime, moment: datetime) -> pa.Table:
@@ -119,7 +130,9 @@ class PlanningDesk:
         earliest = moment - timedelta(hours=rules.max_forecast_age_hours)
         forecasts = self._planner.read_lake("grid_forecast", earliest, day + timedelta(days=1))
         groups = within_policy(groups, policy.policy, self._project.regions)
+        groups, stay = planned_and_held_out(groups, asked.seed, asked.holdout_share)
         made = plan_day(groups, forecasts, self._surroundings(moment), rules, day, moment)
+        made = replace(made, reasons=made.reasons | ({"held_out": stay} if stay else {}))
         assessed = assess(made.recommended.recommendations, policy, self._precedents(moment))
         return Planned(made, RECOMMENDATIONS.conform(assessed))
 
@@ -137,6 +150,7 @@ class PlanningDesk:
             latency=market.latency,
             capacity=market.capacity,
             closed=market.closed,
+            awaited=frozenset(awaited(self._register)),
         )
 
     @cached_property

@@ -1,7 +1,7 @@
 """Sensors: what cannot wait for a clock.
 
 Belongs here: a plan out of turn for a new workload or a cost spike, the review of decisions whose time has come, the
-execution of what people approved.
+execution of what people approved, the alert when a step of the loop falls silent.
 Each asks for at most one run a tick, with a key that names its cause, so that nothing can multiply runs. Does not
 belong here: what a trigger is (``agents.planner.triggers``), what a review decides (governance).
 """
@@ -13,6 +13,7 @@ import dagster as dg
 
 from sust_dagster.orchestration.decision_desk import DecisionDesk
 from sust_dagster.orchestration.executing import execution_desk
+from sust_dagster.orchestration.heartbeats import alert_late
 from sust_dagster.orchestration.jobs import AssetJob
 from sust_dagster.orchestration.partitions import day_key
 from sust_dagster.orchestration.planning_desk import PLAN_HOUR, PlanningDesk
@@ -84,4 +85,13 @@ def build(jobs: dict[str, AssetJob]) -> list[Any]:
             tags={"sust/reason": f"{len(waiting)} approved or open"},
         )
 
-    return [plan_on_demand, review_decisions, execute_approved]
+    @dg.sensor(
+        name="watch_the_loop",
+        minimum_interval_seconds=600,
+        description="Raises an alert when a step of the loop is late by its cadence; it starts nothing.",
+    )
+    def watch_the_loop(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SkipReason:
+        late = alert_late(project, project.project.present(), context.instance)
+        return dg.SkipReason(f"late: {', '.join(late)}" if late else "every step is on time")
+
+    return [plan_on_demand, review_decisions, execute_approved, watch_the_loop]

@@ -93,6 +93,16 @@ JOB_WORKLOADS: tuple[WorkloadRow, ...] = (
     ("dev-growth", "growth-site", "growth", "dev_test", "dev-test", "us-west-2", 10, False),
 )
 
+#: What a workload's runs read: the results of others. A run is promised every result that was there when it was asked
+#: for (``dependencies``); nothing else of a job follows from this.
+DEPENDS_ON: dict[str, tuple[str, ...]] = {
+    "reports-finance": ("etl-ledger", "etl-orders"),
+    "reports-operations": ("etl-orders",),
+    "train-ranking": ("features-refresh",),
+    "train-recommender": ("features-refresh",),
+    "train-fraud": ("etl-ledger",),
+}
+
 # Production: service, team, home; EU only where the service keeps regulated data.
 SERVICES: tuple[tuple[str, str, str, bool], ...] = (
     ("cart", "checkout", "us-east-1", False),

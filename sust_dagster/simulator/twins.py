@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from sust_dagster.simulator.clock import hour_timestamps
 from sust_dagster.simulator.cloud import FakeCloud
+from sust_dagster.simulator.dependencies import dependencies
 from sust_dagster.simulator.network import round_trip_ms
 from sust_dagster.simulator.placements import PLACEMENT_SCHEMA, Placements
 from sust_dagster.simulator.regions import REGION_IDS, REGION_INDEX, REGIONS
@@ -52,10 +53,12 @@ class Broken:
     """Ran further from home than their latency limit allows."""
     elsewhere: int
     """Ran in a region their data may not be in."""
+    start_before_dependency: int
+    """Started before a result was there that they would have found (``dependencies``)."""
 
     @property
     def total(self) -> int:
-        return self.late + self.slow + self.elsewhere
+        return self.late + self.slow + self.elsewhere + self.start_before_dependency
 
 
 def broken(cloud: FakeCloud, start: datetime, end: datetime) -> Broken:
@@ -74,6 +77,7 @@ def broken(cloud: FakeCloud, start: datetime, end: datetime) -> Broken:
         int((delay > most + _ROUNDING_HOURS).sum()),
         int(((region != home) & (round_trip_ms()[home, region] > limit)).sum()),
         int((~allowed[kind, region]).sum()),
+        dependencies(cloud, start, end).too_early,
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sust_dagster.simulator.instances import INSTANCE_INDEX, INSTANCES, Instance
 from sust_dagster.simulator.organisation import (
+    DEPENDS_ON,
     DEVELOPERS,
     EU_ONLY,
     JOB_WORKLOADS,
@@ -69,7 +70,8 @@ class Workload:
     """One recurring thing people own and approve changes to.
 
     ``needed_share`` is the hidden share of its vCPUs the workload really uses: right-sizing below it makes runs
-    longer. ``allowed_regions`` is ``None`` where any region will do.
+    longer. ``allowed_regions`` is ``None`` where any region will do. ``depends_on`` names the workloads whose results
+    its runs read.
     """
 
     workload_id: str
@@ -85,6 +87,7 @@ class Workload:
     allowed_regions: tuple[str, ...] | None
     needed_share: float
     rhythm: Rhythm
+    depends_on: tuple[str, ...] = ()
 
     @property
     def type(self) -> JobType:
@@ -144,6 +147,7 @@ def catalogue(seed: int) -> tuple[Workload, ...]:
                 allowed_regions=EU_ONLY if eu_only else None,
                 needed_share=round(0.35 + 0.60 * float(u[1, 0]), 3),
                 rhythm=RHYTHM_OF_TIER[tier],
+                depends_on=DEPENDS_ON.get(workload_id, ()),
             )
         )
     return tuple(made)
@@ -171,6 +175,7 @@ def catalogue_table(workloads: tuple[Workload, ...]) -> pa.Table:
             "sla_latency_ms": w.sla_latency_ms,
             "spot_tolerant": w.spot_tolerant,
             "allowed_regions": None if w.allowed_regions is None else ",".join(w.allowed_regions),
+            "depends_on": ",".join(w.depends_on) or None,
             "jobs_per_day": w.jobs_per_day,
             "mean_duration_hours": w.type.mean_hours,
         }
@@ -210,6 +215,7 @@ WORKLOAD_SCHEMA = pa.schema(
         "sla_latency_ms": pa.float64(),
         "spot_tolerant": pa.bool_(),
         "allowed_regions": pa.string(),
+        "depends_on": pa.string(),
         "jobs_per_day": pa.float64(),
         "mean_duration_hours": pa.float64(),
     }

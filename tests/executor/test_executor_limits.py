@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from executor_cases import config, group, history, payload
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from sust_dagster.agents.executor.limits import Limits, Today, refused, scope_guard, within_limits
 from sust_dagster.agents.executor.orders import Change, change_hash, change_of, intent_id
+from sust_dagster.world.holdout import draws
 
 HISTORY = history("approved")
 SENT, BEFORE = {"set": 1}, {"was": 0}
@@ -47,6 +50,27 @@ def change(**changes: Any) -> Change:
 )
 def test_limits(limits: Limits, today: Today, failed: str) -> None:
     assert refused(within_limits(limits, change(), today)) == failed
+
+
+AWAITED = Limits(awaited={"ci-checkout-build": ("release", "audit")})
+
+
+@pytest.mark.parametrize(
+    ("proposed", "why"),
+    [
+        (config(), ""),
+        (config(groups=[group(5, delay=3), group(6)]), "1 of its groups would start later"),
+        (config(groups=[group(5, delay=3), group(6, delay=1)]), "2 of its groups would start later"),
+        (config(vcpus_scale="0.5"), "a smaller size may make its runs longer"),
+        (config(spot=True), "on spot its runs may be interrupted"),
+    ],
+)
+def test_what_others_wait_for_is_not_held_up(proposed: dict[str, Any], why: str) -> None:
+    """Whatever was planned and approved, and whatever became of the changes of those that wait."""
+    said = refused(within_limits(AWAITED, change(proposed_config=proposed), Today()))
+    assert said == (f"start_before_dependency: audit, release would start before it ends: {why}" if why else "")
+    others = Limits(awaited={"release": ("audit",)})
+    assert refused(within_limits(others, change(proposed_config=proposed), Today())) == "", "the control: nobody waits"
 
 
 def test_what_cannot_be_asked_counts_as_no() -> None:
@@ -109,3 +133,17 @@ def test_the_key_of_an_intent_is_that_of_recommendation_plan_and_target() -> Non
     others = [intent_id("r2", "p", "simulated"), intent_id("r", "p2", "simulated"), intent_id("r", "p", "kubernetes")]
     parts = [intent_id("r", "p", "simulated", "canary"), intent_id("r", "p", "simulated", "rest")]
     assert len({one, *others, *parts}) == 6
+
+
+def test_a_group_that_is_held_out_is_left_alone() -> None:
+    """By the draw that the plan left it out by; with another seed, or none, the same change may begin."""
+    told = {p["job_id"]: p for p in change().placements}
+    assert told, "the control: the change places groups"
+    asked = [datetime.fromisoformat(p["requested_start"]) for p in told.values()]
+    names = pa.array([change().workload_id] * len(asked))
+    share = max(draws(7, names, pa.array(asked, pa.timestamp("us", tz="UTC")))) + 1e-9
+    said = refused(within_limits(Limits(holdout_seed=7, holdout_share=share), change(), Today()))
+    assert said.startswith(f"hold_out_is_left_alone: {len(told)} of its groups are held out")
+    low = min(draws(7, names, pa.array(asked, pa.timestamp("us", tz="UTC"))))
+    assert refused(within_limits(Limits(holdout_seed=7, holdout_share=low), change(), Today())) == ""
+    assert refused(within_limits(Limits(holdout_seed=7, holdout_share=0.0), change(), Today())) == ""

@@ -98,6 +98,27 @@ def test_a_folder_without_a_project_is_a_finding(tmp_path):
     assert "--project" in finding["fix"]
 
 
-def test_a_project_that_was_never_planned_has_no_heartbeat_to_miss(project):
-    subjects = {f["subject"] for f in sust("--project", project, "doctor", "--json").json["findings"]}
-    assert not any(s.startswith("heartbeat") for s in subjects)
+def test_a_project_that_was_never_planned_has_no_heartbeat_of_a_plan_to_miss(project):
+    found = sust("--project", project, "doctor", "--json").json
+    subjects = {f["subject"] for f in found["findings"]}
+    assert not subjects & {"heartbeat: decide", "heartbeat: act"}
+    assert {s: state["mode"] for s, state in found["steps"].items() if s in ("decide", "act")} == {
+        "decide": "not started",
+        "act": "not started",
+    }
+
+
+def test_every_step_has_its_heartbeat_and_a_late_one_is_a_finding_with_its_remedy(project):
+    found = sust("--project", project, "doctor", "--json").json["steps"]
+    assert list(found) == ["sense", "model", "decide", "act", "verify"]
+    assert {"mode", "last_success", "age_hours", "limit_hours", "reason", "remedy"} <= set(found["sense"])
+    assert (found["model"]["last_success"], found["model"]["mode"]) == ("2026-10-01T02:00:00Z", "normal")
+    settings = project / "sust.toml"
+    settings.write_text(settings.read_text().replace("2026-10-01T02:00:00Z", "2026-10-01T07:00:00Z"))
+    late = findings(project)["heartbeat: model"]
+    assert late["detail"].startswith("degraded: its last success is 5 h old, due every 1 h")
+    assert "sust backfill" in late["fix"]
+    shutil.rmtree(project / "dagster")
+    by_tables = sust("--project", project, "doctor", "--json").json["steps"]["model"]
+    assert by_tables["age_hours"] == 5
+    assert not (project / "dagster").exists(), "it looks; it makes nothing"

@@ -17,17 +17,21 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
 import pytest
 from loop_worlds import bars, lake_of
 
+from sust_dagster.connectors.schedulers.placement_file import placements_path
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
 from sust_dagster.faces.backfill import run_backfill
 from sust_dagster.faces.demo import DemoResult, run_demo
 from sust_dagster.faces.doctor import examine
 from sust_dagster.faces.runs import open_instance
-from sust_dagster.orchestration import checks
+from sust_dagster.orchestration import checks, executing, planning_desk
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import load_project
+from sust_dagster.simulator.dependencies import dependencies
+from sust_dagster.simulator.organisation import DEPENDS_ON
 from sust_dagster.world.lake import Lake
 from sust_dagster.world.schemas import TABLES
 
@@ -138,6 +142,32 @@ def test_the_doctor_hears_the_heartbeat_and_sees_the_kill_switch(demo: DemoResul
     found = {f.subject: f for f in examine(other)}
     assert not found["heartbeat: decide"].ok and "daily_plan" in found["heartbeat: decide"].fix
     assert not found["execution"].ok
+    assert found["heartbeat: act"].detail.startswith("stopped: ") and "switched off" in found["heartbeat: act"].detail
+
+
+def test_no_run_starts_before_what_it_reads(demo: DemoResult) -> None:
+    """There are such runs, plans put them off, and what they wait for is at most moved in space."""
+    span = (demo.project.start, demo.project.last_hour_end())
+    found = dependencies(fake_cloud(demo.project), *span)
+    card = demo.scorecard
+    assert found.too_early == card["sla_violations_by_kind"]["start_before_dependency"] == 0
+    assert found.waiting == card["dependent_jobs"] > 40
+    rows = pq.read_table(placements_path(demo.project.root)).to_pylist()
+    awaited = {a for needs in DEPENDS_ON.values() for a in needs}
+    assert {r["workload_id"] for r in rows if r["delay_hours"]} & set(DEPENDS_ON)
+    assert {(r["delay_hours"], r["spot"], r["vcpus_scale"]) for r in rows if r["workload_id"] in awaited} <= {
+        (0.0, False, 1.0)
+    }
+
+
+@pytest.mark.slow
+def test_plans_that_do_not_know_who_waits_break_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: the same days, planned and carried out without looking at who waits for whom."""
+    for module in (planning_desk, executing):
+        monkeypatch.setattr(module, "awaited", lambda _: {})
+    blind = run_demo(tmp_path / "blind", DAYS, SEED, bars())
+    assert blind.scorecard["sla_violations_by_kind"]["start_before_dependency"] > 10
+    assert blind.scorecard["sla_violations"] > 10
 
 
 @pytest.mark.slow

@@ -466,6 +466,21 @@ def test_the_caps_of_a_day_leave_out_the_least_and_start_anew(tmp_path: Path) ->
         assert list(capped.execute(NOW + timedelta(hours=21)).executed) == ["a"], "tomorrow"
 
 
+def test_what_others_wait_for_is_looked_at_again_right_before_acting(tmp_path: Path) -> None:
+    """Both are planned and approved; since then the register says that somebody waits for both."""
+    with open_world(tmp_path) as world:
+        later = config("time_shift", [group(5, "us-east-1", delay=3, workload="w-a")])
+        approved(world, "a", workload_id="w-a", action_type="time_shift", proposed_config=later)
+        approved(world, "b", workload_id="w-b")
+        outside, waits = Outside(), Limits(awaited={"w-a": ("report",), "w-b": ("report",)})
+        done = desk(world, Ledgered(outside), limits=waits).execute(NOW)
+        why = "start_before_dependency: report would start before it ends: 1 of its groups would start later"
+        assert done.held == {"a": why}
+        assert list(done.executed) == ["b"], "what only moves holds nobody up"
+        assert "w-a" not in outside.documents and state(world, "a") == "approved"
+        assert list(desk(world, Ledgered(outside)).execute(NOW).executed) == ["a"], "the control: nobody waits"
+
+
 def test_a_dry_run_shows_the_change_and_what_is_against_it(tmp_path: Path) -> None:
     with open_world(tmp_path) as world:
         digest = propose(world, "a")

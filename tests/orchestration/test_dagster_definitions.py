@@ -26,10 +26,15 @@ SENSE_AND_MODEL = {
 }  # fmt: skip
 DECIDE = {"grid_forecast", "upcoming_jobs", "recommendations", "placements", "decision_events"}
 ACT = {"executions"}
-STAGING = {"stg_activity", "stg_emissions", "stg_grid_intensity", "stg_emission_factors", "int_job_emissions"}
+VERIFY = {"outcomes"}
+STAGING = {
+    "stg_activity", "stg_emissions", "stg_grid_intensity", "stg_emission_factors", "int_job_emissions", "stg_outcomes",
+    "stg_sensitivities",
+}  # fmt: skip
 MARTS = {
     "jobs", "emissions_by_region", "emissions_by_team", "emissions_by_service", "emissions_by_hour_of_day",
-    "effective_cost", "activity_ledger", "emission_factors", "grid_intensity_timeseries",
+    "effective_cost", "activity_ledger", "emission_factors", "grid_intensity_timeseries", "outcome_log",
+    "savings_by_team",
 }  # fmt: skip
 CHECKS = {
     "activity_ledger": {
@@ -42,6 +47,7 @@ CHECKS = {
         "seed_table_totals",
     },
     "placements": {"plan_keeps_every_limit"},
+    "outcomes": {"credits_add_up_to_the_bound", "every_execution_has_an_outcome", "evidence_is_there"},
 }  # fmt: skip
 DBT_CHECKS_OF_THE_WHOLE = {
     "bounds_contain_the_point", "every_activity_is_accounted", "marts_add_up_to_the_emissions",
@@ -66,8 +72,10 @@ def names(keys: object) -> set[str]:
 def test_the_assets_by_name(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     marts = {f"marts/{n}" for n in STAGING | MARTS}
-    assert names(graph.get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | ACT | marts | {"lake_files"}
-    assert names(graph.materializable_asset_keys) == SENSE_AND_MODEL | DECIDE | ACT | marts
+    assert names(graph.get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | ACT | VERIFY | marts | {
+        "lake_files"
+    }
+    assert names(graph.materializable_asset_keys) == SENSE_AND_MODEL | DECIDE | ACT | VERIFY | marts
 
 
 def test_groups_are_the_steps_of_the_loop(defs: dg.Definitions) -> None:
@@ -75,12 +83,13 @@ def test_groups_are_the_steps_of_the_loop(defs: dg.Definitions) -> None:
     groups: dict[str, set[str]] = {}
     for key in graph.get_all_asset_keys():
         groups.setdefault(graph.get(key).group_name or "", set()).add(key.to_user_string())
-    assert set(groups) == {"cloud", "sense", "model", "decide", "act", "marts"}
+    assert set(groups) == {"cloud", "sense", "model", "decide", "act", "verify", "marts"}
     assert groups["cloud"] == OUTSIDE
     assert groups["sense"] == {"activity_ledger", "quarantine", "ingest_counts"}
     assert groups["model"] == {"grid_intensity", "emissions", "emission_factors"}
     assert groups["decide"] == DECIDE
     assert groups["act"] == ACT
+    assert groups["verify"] == VERIFY
 
 
 def test_the_checks_by_name(defs: dg.Definitions) -> None:
@@ -105,11 +114,14 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
         "daily_plan",
         "review_decisions",
         "execute_approved",
+        "daily_verify",
     }
-    assert {s.name for s in defs.sensors or ()} == {"plan_on_demand", "review_decisions", "execute_approved"}
+    assert {s.name for s in defs.sensors or ()} == {
+        "plan_on_demand", "review_decisions", "execute_approved", "watch_the_loop"
+    }  # fmt: skip
     assert {s.name for s in defs.schedules or ()} == {
         "hourly_sense_and_model", "reconcile_late_data", "daily_marts", "compact_lake", "daily_plan",
-        "daily_execution",
+        "daily_execution", "daily_verification",
     }  # fmt: skip
     assert schedule(defs, "compact_lake").cron_schedule == "15 4 * * 0"
     job = defs.resolve_job_def("hourly_sense_and_model")
@@ -122,7 +134,7 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
 
 def test_without_marts_there_is_no_dbt(project: Project) -> None:
     defs = build_defs(project, with_marts=False)
-    assert names(defs.resolve_asset_graph().get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | ACT
+    assert names(defs.resolve_asset_graph().get_all_asset_keys()) == OUTSIDE | SENSE_AND_MODEL | DECIDE | ACT | VERIFY
     assert "dbt" not in (defs.resources or {})
     dg.Definitions.validate_loadable(defs)
 
@@ -141,7 +153,7 @@ def test_lineage_is_one_graph_from_bill_to_mart(defs: dg.Definitions) -> None:
     parents = {k.to_user_string(): names(graph.get(k).parent_keys) for k in graph.get_all_asset_keys()}
     assert parents["emissions"] == {"activity_ledger", "grid_intensity", "emission_factors"}
     assert parents["marts/stg_emissions"] == {"emissions"}
-    assert parents["lake_files"] == {"activity_ledger", "quarantine", "grid_intensity", "emissions"}
+    assert parents["lake_files"] == {"activity_ledger", "quarantine", "grid_intensity", "emissions", "outcomes"}
 
     def ancestors(name: str) -> set[str]:
         return parents[name].union(*(ancestors(p) for p in parents[name])) if parents[name] else set()

@@ -181,6 +181,19 @@ def test_a_group_waits_for_the_last_groups_of_what_it_needs() -> None:
     assert found[waits[9]]["requested_start"].hour == 8
 
 
+def test_a_group_does_not_wait_for_what_still_runs_when_it_is_asked_for() -> None:
+    """An extract of 08:00 that takes two hours is no input of what is asked for at 09:00: it never was."""
+    rows = [
+        *daily(20, 8, workload_id="extract", usage_hours=2.0), *daily(20, 3, workload_id="extract"), *daily(20, 9),
+        *daily(20, 11),
+    ]  # fmt: skip
+    register = pa.Table.from_pylist([{"workload_id": "build", "depends_on": "extract"}], WORKLOADS)
+    found = {r["job_id"]: r for r in expected(rows, workloads=register).to_pylist()}
+    waits = {r["requested_start"].hour: r["depends_on"] for r in found.values() if r["workload_id"] == "build"}
+    assert waits[9] is None
+    assert found[waits[11]]["requested_start"].hour == 8
+
+
 def test_an_empty_ledger_gives_no_groups() -> None:
     assert expected([]).schema.equals(UPCOMING_JOBS.arrow)
     assert expected([]).num_rows == 0

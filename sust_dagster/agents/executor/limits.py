@@ -7,13 +7,17 @@ as no. Does not belong here: whether the approval counts (``governance.may_execu
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
+
+import pyarrow as pa
 
 from sust_dagster.agents.executor.fallback import in_scope
 from sust_dagster.agents.executor.orders import Change, change_hash, change_of, plan_of, same_bytes
 from sust_dagster.agents.governance.checks import Answer, Check, ask
 from sust_dagster.world.decisions import Event, plan_hash
+from sust_dagster.world.holdout import held_out
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class Limits:
     max_changes_per_day: int = 1000
     max_share_of_workloads_per_day: float = 1.0
     """Share of the known workloads that may be changed in a day, 0 to 1; below 1 their number must be known."""
+    awaited: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Workloads that others wait for, each with those, as the register says at the moment of acting."""
+    holdout_seed: int = 0
+    holdout_share: float = 0.0
+    """Groups drawn with these (``world.holdout``) stay as they are; 0: none is drawn."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,11 @@ class _Room:
 
 
 def within_limits(limits: Limits, change: Change, today: Today) -> tuple[Check, ...]:
-    """Kill switch, switched-off targets and the caps of the day; a change may begin when every one is ok."""
+    """Kill switch, switched-off targets, the caps of the day and precedence; it may begin when every one is ok.
+
+    Precedence is looked at for the change alone, so it holds whatever becomes of the others' approvals: a workload that
+    others wait for is not put off, and gets nothing that may make its runs longer. Its place may change.
+    """
     return ask(_LIMITS, _Room(limits, change, today))
 
 
@@ -73,11 +86,35 @@ def _workloads_left(room: _Room) -> Answer:
     return True if touched <= share * known else f"it would be workload {touched} of {known} today, the cap is {share}"
 
 
+def _nobody_waits(room: _Room) -> Answer:
+    waiting, proposed = room.limits.awaited.get(room.change.workload_id), room.change.proposed
+    if not waiting:
+        return True
+    late = sum(float(p["delay_hours"]) != 0 for p in room.change.placements)
+    said = [f"{late} of its groups would start later"] if late else []
+    said += ["a smaller size may make its runs longer"] if float(proposed["vcpus_scale"]) < 1 else []
+    said += ["on spot its runs may be interrupted"] if proposed["spot"] is not False else []
+    return True if not said else f"{', '.join(sorted(waiting))} would start before it ends: {'; '.join(said)}"
+
+
+def _hold_out_stays(room: _Room) -> Answer:
+    placed = room.change.placements
+    if room.limits.holdout_share <= 0 or not placed:
+        return True
+    asked = pa.array([datetime.fromisoformat(p["requested_start"]) for p in placed], pa.timestamp("us", tz="UTC"))
+    names = pa.array([room.change.workload_id] * len(placed), pa.string())
+    drawn = held_out(room.limits.holdout_seed, names, asked, room.limits.holdout_share)
+    first = next((p["job_id"] for p, stays in zip(placed, drawn, strict=True) if stays), None)
+    return True if first is None else f"{drawn.sum()} of its groups are held out, the first is {first}"
+
+
 _LIMITS: Mapping[str, Callable[[_Room], Answer]] = {
     "execution_enabled": _enabled,
     "target_enabled": _target_enabled,
     "changes_per_day": _changes_left,
     "share_of_workloads_per_day": _workloads_left,
+    "start_before_dependency": _nobody_waits,
+    "hold_out_is_left_alone": _hold_out_stays,
 }
 
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from sust_dagster.agents.accountant.factors import FactorSet
 from sust_dagster.agents.accountant.methods import region_pue
 from sust_dagster.agents.planner import tables
+from sust_dagster.agents.planner.awaited import not_put_off
 from sust_dagster.agents.planner.baselines import period_means, static_table
 from sust_dagster.agents.planner.candidates import Candidates, Power, World, candidates
 from sust_dagster.agents.planner.checker import SCHEMA as CHECKED
@@ -86,6 +87,8 @@ class Surroundings:
     latency: pa.Table | None = None
     capacity: pa.Table | None = None
     closed: tuple[str, ...] = ()
+    awaited: frozenset[str] = frozenset()
+    """Workloads that others wait for (``awaited``): they start when asked for, as they are."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def plan_day(
     """
     has_energy = pc.is_valid(upcoming.column("it_kw"))
     dark = upcoming.num_rows - (pc.sum(has_energy).as_py() or 0)
-    groups = upcoming.filter(has_energy)
+    groups = not_put_off(upcoming.filter(has_energy), around.awaited)
+    rules = replace(rules, options=replace(rules.options, awaited=around.awaited))
     forecast = usable_forecast(forecasts, issued_at, rules.max_forecast_age_hours)
     if not groups.num_rows or not forecast.num_rows:
         reason = "no_forecast" if groups.num_rows else "no_jobs"

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sust_dagster.agents.planner.awaited import among
 from sust_dagster.agents.planner.problem import Figures, Flags, Floats, Objective, Plan, Problem, integral
 from sust_dagster.agents.planner.recommend import Change, placement_change
 
@@ -40,6 +41,8 @@ class OptionRules:
     spot_categories: Set[str] = frozenset({"balanced", "sustainable"})
     halvable: Set[str] = frozenset()
     """Instance types with a sibling of ``scale`` times their vCPUs."""
+    awaited: Set[str] = frozenset()
+    """Workloads that others wait for: nothing that may make their runs longer."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,13 @@ def best_action(
         whole = np.bincount(owner, ~possible, minlength=total) == 0
         return np.where(whole, np.bincount(owner, saved, minlength=total), 0.0)
 
+    held = among(upcoming, rules.awaited)
     best = gain(after, np.ones(len(problem), bool))
     for name, figures, possible, scale in (
         ("right_size", *_right_sized(upcoming, before, rules), rules.scale),
         ("spot_convert", *_on_spot(upcoming, problem, before, rules, spot), 1.0),
     ):
-        found = gain(figures, possible)
+        found = gain(figures, possible & ~held)
         better = (found > best * (1 + 1e-12)) & (found > 0)
         best = np.where(better, found, best)
         change = _with(change, name, figures, better[owner], scale)

@@ -279,14 +279,16 @@ named as (
     left join workloads w on w.workload_id = g.workload_id
     where g.expected_count >= {least}
 ),
--- What a group waits for: of each workload it needs, the groups of the last hour requested no later than itself.
+-- What a group waits for: of each workload it needs, the last hour's groups that are through when it is asked for, if
+-- nothing is changed. What still runs then it never waited for.
 needed as (
     select job_id, requested_start, trim(unnest(string_split(needs, ','))) as workload_id from named
     where needs is not null
 ),
 latest as (
     select n.job_id, n.workload_id, max(a.requested_start) as requested_start
-    from needed n join named a on a.workload_id = n.workload_id and a.requested_start <= n.requested_start
+    from needed n join named a on a.workload_id = n.workload_id
+        and a.requested_start + to_microseconds(cast(a.duration_hours * 3600000000 as bigint)) <= n.requested_start
     group by all
 ),
 waits as (

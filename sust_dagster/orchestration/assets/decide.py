@@ -10,11 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from sust_dagster.agents.planner.daily import DayPlan
+from sust_dagster.agents.planner.forecast import ForecastError
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.io_managers import window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN, days_of
@@ -71,8 +73,15 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asset
     def grid_forecast(
         context: dg.AssetExecutionContext, project: ProjectResource, config: PlanConfig
     ) -> dg.Output[pa.Table]:
-        moments = [moment_of(day, config) for day in days_of(*window_of(context))]
-        made = PlanningDesk(project).forecasts(moments)
+        start, end = window_of(context)
+        moments = [moment_of(day, config) for day in days_of(start, end)]
+        try:
+            made = PlanningDesk(project).forecasts(moments)
+        except (ForecastError, ArithmeticError, np.linalg.LinAlgError) as error:
+            # No reason to plan nothing: the plan takes the newest forecast there is, as long as that is young enough.
+            context.log.warning("no forecast can be made: %s", error)
+            kept = project.handle("planner").read_lake("grid_forecast", start, end)
+            return dg.Output(kept, metadata={"run_rows": kept.num_rows, "problem": str(error)})
         table = _together("grid_forecast", [m.table for m in made])
         context.log_event(dg.AssetObservation(context.asset_key, metadata={"last": forecast_plot(made[-1].table)}))
         missing = pa.concat_tables([m.missing for m in made])

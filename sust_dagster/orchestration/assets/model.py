@@ -3,7 +3,7 @@
 Belongs here: the assets the accountant writes.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -11,13 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sust_dagster.agents.accountant import account
-from sust_dagster.agents.accountant.grid import HourlyGrid
+from sust_dagster.agents.accountant.grid import GridDataError
+from sust_dagster.agents.accountant.known_good import REACH, stand_in
+from sust_dagster.connectors.grid import GridError
 from sust_dagster.connectors.grid import hourly as hourly_intensity
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
 from sust_dagster.orchestration.previews import by_hour_of_day, line_plot, show, sparkline, top_table
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.world.schemas import GRID_INTENSITY
 
 GRID_SIGNAL = dg.AssetSpec(
     "grid_signal",
@@ -84,13 +87,12 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
         **asset_properties("grid_intensity", "accountant"),
     )
     def grid_intensity(context: dg.AssetExecutionContext, project: ProjectResource) -> dg.Output[pa.Table]:
-        start, end = window_of(context)
-        grid = hourly_intensity(project.grid, start, end, project.regions)
+        table, about = _intensity(context, project, *window_of(context))
         context.log_event(
-            dg.AssetObservation(context.asset_key, metadata={"intensity_by_region": _intensity_plot(grid.table)})
+            dg.AssetObservation(context.asset_key, metadata={"intensity_by_region": _intensity_plot(table)})
         )
-        show(context, "grid_intensity", grid.table, "ts", of_the_run=_grid_metadata(grid))
-        return dg.Output(grid.table)
+        show(context, "grid_intensity", table, "ts", of_the_run=_grid_metadata(table) | about)
+        return dg.Output(table)
 
     @dg.asset(
         io_manager_key="lake",
@@ -130,14 +132,38 @@ def _counts(table: pa.Table, by: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"| {by} | rows |\n|---|---:|\n" + "\n".join(lines))
 
 
-def _grid_metadata(grid: HourlyGrid) -> dict[str, Any]:
-    table = grid.table
+def _intensity(
+    context: dg.AssetExecutionContext, project: ProjectResource, start: datetime, end: datetime
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The hours as the source gives them; last known good ones stand in for what it does not, each flagged.
+
+    A source that cannot be read or used is an error only where nothing stands in: a project that never had a signal.
+    """
+    problem: GridError | GridDataError | None = None
+    try:
+        grid = hourly_intensity(project.grid, start, end, project.regions)
+        table, gaps = grid.table, grid.gaps.num_rows
+    except (GridError, GridDataError) as error:
+        table, gaps, problem = GRID_INTENSITY.empty(), 0, error
+        context.log.warning("the grid source gives nothing: %s", error)
+    missing = len(project.regions) * ((end - start) // timedelta(hours=1)) - table.num_rows
+    added = GRID_INTENSITY.empty()
+    if missing > 0:
+        stored = project.handle("accountant").read_lake("grid_intensity", start - REACH, start)
+        added = stand_in(pa.concat_tables([stored, table]), start, end, project.regions)
+    if problem is not None and not added.num_rows:
+        raise problem
+    keys = [(c, "ascending") for c in ("ts", "region", "signal", "method")]
+    whole = pa.concat_tables([table, added]).sort_by(keys) if added.num_rows else table
+    return whole, {"gaps": gaps, "last_known_good_hours": added.num_rows, "source_problem": str(problem or "none")}
+
+
+def _grid_metadata(table: pa.Table) -> dict[str, Any]:
     flagged = pc.sum(pc.not_equal(table.column("quality"), "ok")).as_py() or 0
     return {
         "regions": len(pc.unique(table.column("region"))),
         "mean_g_per_kwh": (pc.mean(table.column("intensity_kgco2_kwh")).as_py() or 0.0) * 1000,
         "flagged_hours": flagged,
-        "gaps": grid.gaps.num_rows,
     }
 
 

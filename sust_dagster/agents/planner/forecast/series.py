@@ -5,7 +5,7 @@ number. Does not belong here: models, intervals, or how a grid source is read (t
 
 What becomes of a row: a null, NaN, infinite, negative or absurd value makes its hour ``invalid_hours``; two rows of
 one hour that differ make it ``conflicting_hours``, two that agree count once; a value that another stood in for
-(``gap_last_known``, ``grid_fallback``) makes it ``stand_in_hours``. Such an hour is as good as missing: a model never
+(``known_good.STAND_IN_FLAGS``) makes it ``stand_in_hours``. Such an hour is as good as missing: a model never
 learns from it and no accuracy is scored on it. An hour without a row is ``gap_hours``. Values that stood in are a
 series of their own, for a region that has no other yet.
 """
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sust_dagster.agents.accountant.columns import Coded, Floats, encode, floats
 from sust_dagster.agents.accountant.grid import ABSURD_G_PER_KWH
+from sust_dagster.agents.accountant.known_good import STAND_IN_FLAGS
 from sust_dagster.agents.accountant.lookups import HOUR_US
 from sust_dagster.agents.planner.forecast.errors import ForecastError
 
@@ -30,9 +31,6 @@ Flags = NDArray[np.bool_]
 #: Why an hour is missing, by code; 0 is an hour that is known.
 OUTCOMES = ("", "gap_hours", "invalid_hours", "conflicting_hours", "stand_in_hours")
 GAP, INVALID, CONFLICT, STAND_IN = range(1, 5)
-
-#: Flags of a grid row whose value is not the region's own hour.
-STAND_IN_FLAGS = ("gap_last_known", "grid_fallback")
 
 _REQUIRED = ("ts", "region", "intensity_kgco2_kwh")
 
