@@ -6,6 +6,7 @@ them are in ``faces/``; heavy libraries are imported inside commands, so that he
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from collections.abc import Callable
@@ -483,14 +484,14 @@ def compact(
 @_bad_input
 def doctor(as_json: Json = False) -> None:
     """Check the environment and, where there is one, the project: versions, books, file hashes, freshness."""
-    from sust_dagster.faces.doctor import examine
+    from sust_dagster.faces.doctor import examined
 
-    findings = examine(_options.project)
+    found = examined(_options.project)
     if as_json:
-        print_json({"findings": [f.as_dict() for f in findings], "ok": all(f.ok for f in findings)})
+        print_json(found.as_dict())
     else:
-        print_findings(findings)
-    if not all(f.ok for f in findings):
+        print_findings(found.findings)
+    if not found.ok:
         raise typer.Exit(EXIT_FINDING)
 
 
@@ -845,8 +846,169 @@ def backtest(
     print_rows(f"mean over regions, {days} issues at {hour:02d}:00 UTC", rows)
 
 
+# -- evidence -----------------------------------------------------------------------------------------------
+
+evidence_app = typer.Typer(help="Evidence bundles: verify, show, prove; sign for the log.", no_args_is_help=True)
+app.add_typer(evidence_app, name="evidence")
+
+OfProject = Annotated[Path | None, typer.Option("--project", help="Folder of a project; as `sust --project`.")]
+BundleArgument = Annotated[
+    str, typer.Argument(help="File of a bundle; with a project its SHA-256, or an outcome's id.")
+]
+
+
+@evidence_app.command("verify")
+@_bad_input
+def evidence_verify(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(help="File of a bundle; with a project its SHA-256, or an outcome's id. Default: everything."),
+    ] = None,
+    lake: Annotated[str, typer.Option(help="Lake to hold the bundle's rows against; default: the project's.")] = "",
+    project: OfProject = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every bundle, lake file, book row and log entry.")] = False,
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints kept elsewhere, to hold the log against.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute a bundle from its raw rows and name the first thing that differs; with a project, check everything."""
+    from sust_dagster.faces.evidence import verify_all, verify_bundle
+
+    chosen = _evidence_project(project, needed=bundle is None or everything)
+    if bundle is not None and everything:
+        raise typer.BadParameter("everything is checked anyway; leave out the bundle, or --all", param_hint="BUNDLE")
+    if bundle is None:
+        with progress() as bars:
+            checked = verify_all(chosen, bars, checkpoints)
+    else:
+        checked = verify_bundle(bundle, lake, chosen, checkpoints)
+    if as_json:
+        print_json(checked.as_dict())
+    else:
+        print_notices(checked.notes)
+        for fault in checked.faults:
+            say("differs", str(fault), "red")
+        print_table("same" if checked.ok else "differs", {k: str(v) for k, v in checked.counts.items()})
+    if not checked.ok:
+        raise typer.Exit(EXIT_FINDING)
+
+
+def _evidence_project(folder: Path | None, *, needed: bool) -> Any:
+    """The project that was named; where none was, the default one if it is needed."""
+    from sust_dagster.settings import load_project
+
+    folder = folder or _options.project
+    return load_project(folder) if folder is not None or needed else None
+
+
+@evidence_app.command("show")
+@_bad_input
+def evidence_show(bundle: BundleArgument, project: OfProject = None, as_json: Json = False) -> None:
+    """Show what a bundle says: claim, result with its interval, inputs, factors, decisions."""
+    from sust_dagster.faces.evidence import show_bundle
+
+    said = show_bundle(bundle, _evidence_project(project, needed=False))
+    if as_json:
+        print_json(said)
+        return
+    out = said["outputs"]
+
+    def saved(name: str, delta: str, lower: str = "", upper: str = "") -> Figure:
+        values = [None if not n or out[n] is None else -out[n] for n in (delta, upper, lower)]
+        return Figure(name, values[0], "kgCO2e", (values[1], values[2]) if lower else None)
+
+    title = f"outcome {said['outcome_id']}: {out['verification_status']}"
+    print_figures(
+        f"{title} ({out['reason']})" if out["reason"] else title,
+        [
+            saved("claimed saving", "claimed_delta_kg", "plan_ci_lower", "plan_ci_upper"),
+            saved("verified saving", "measured_carbon_delta_kg", "carbon_ci_lower", "carbon_ci_upper"),
+            Figure("credited", out["credited_kg"], "kgCO2e", note=f"{said['team_id']}, {out['month'][:7]}"),
+            Figure("cost", out["measured_cost_delta_usd"], "USD"),
+            Figure("runs", said["runs"], note=f"{said['rows']} rows of the bill"),
+        ],
+    )
+    plan = said["plan"]
+    print_table(
+        "",
+        {
+            "change": f"{plan['action_type']} of {plan['workload_id']}, planned for {plan['planned_for'][:10]}",
+            "plan": plan["plan_hash"],
+            "service": {True: "kept", False: "broken", None: "not observed"}[out["sla_compliant"]],
+            "interval": f"{out['uncertainty_method']}, {said['formula']['id']}, seed {said['formula']['seed']}",
+            "files": ", ".join(f"{table} {n}" for table, n in said["files"].items()),
+            "bundle": said["sha256"],
+        },
+    )
+    print_rows(
+        "factors",
+        [
+            {"factor": k, "box": f"{f['box'][0]:.3f} – {f['box'][1]:.3f} ({f['reading']})", "from": f["sources"][0]}
+            for k, f in said["factors"].items()
+        ],
+    )
+    print_rows(
+        "decisions",
+        [{"at": e["occurred_at"][:16], "state": e["to_status"], "by": e["actor"]} for e in said["events"]],
+    )
+    if said["approvals"]:
+        signed = [{"at": a["signed_at"][:16], "by": a["signer"], "as": a["role"]} for a in said["approvals"]]
+        print_rows("signatures", signed)
+
+
+@evidence_app.command("prove")
+@_bad_input
+def evidence_prove(
+    bundle: BundleArgument,
+    since: Annotated[Path | None, typer.Option(help="Older checkpoint that the log must extend.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Public key (log.vkey) of that checkpoint.")] = None,
+    project: OfProject = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that a bundle is in the log, and that the log extends an older checkpoint."""
+    from sust_dagster.faces.evidence import prove_bundle
+
+    proof, good = prove_bundle(bundle, _evidence_project(project, needed=True), since, key)
+    if as_json:
+        print_json(proof)
+    else:
+        inclusion, consistency = proof["inclusion"], proof["consistency"]
+        rows = {
+            "entry": f"{inclusion['index']} of {inclusion['size']}",
+            "leaf": inclusion["leaf"],
+            "root": inclusion["root"],
+            "signed": "yes" if proof["checkpoint"] else "no checkpoint holds it yet (`sust evidence checkpoint`)",
+            **{f"path {i}": step for i, step in enumerate(inclusion["proof"])},
+        }
+        if consistency:
+            same = consistency["first_root"] == consistency["checkpoint_root"]
+            rows["since"] = f"{consistency['first']} entries: {'the same' if same else 'ANOTHER LOG'}"
+            rows |= {f"step {i}": step for i, step in enumerate(consistency["proof"])}
+        print_table(proof["sha256"], rows)
+    if not good:
+        say("finding", "the log is not the one that was signed for", "red")
+        raise typer.Exit(EXIT_FINDING)
+
+
+@evidence_app.command("checkpoint")
+@_bad_input
+def evidence_checkpoint(
+    out: Annotated[Path | None, typer.Option(help="Copy of the checkpoint, to keep elsewhere.")] = None,
+    project: OfProject = None,
+    as_json: Json = False,
+) -> None:
+    """Sign for the log as it is: keep the checkpoint where the project's owner cannot reach it."""
+    from sust_dagster.faces.evidence import sign_checkpoint
+
+    signed = sign_checkpoint(_evidence_project(project, needed=True), out)
+    print_json(signed) if as_json else print_table("checkpoint", {k: str(v) for k, v in signed.items() if v})
+
+
 def main() -> None:
     """Entry point of the ``sust`` command."""
+    # A run makes many objects that die at once beside some million that stay: looking for cycles less often pays.
+    gc.set_threshold(50_000, 20, 50)
     sys.exit(app())
 
 

@@ -149,11 +149,11 @@ CREATE TABLE log_commitments (
 );
 COMMENT ON TABLE log_commitments IS 'Leaves of the transparency log (RFC 6962), append-only.';
 COMMENT ON COLUMN log_commitments.leaf_index IS 'position in the tree, from 0';
-COMMENT ON COLUMN log_commitments.kind IS 'partition, decision, policy, bundle, factor';
-COMMENT ON COLUMN log_commitments.subject IS 'what is committed to';
-COMMENT ON COLUMN log_commitments.leaf IS 'RFC 8785 canonical JSON';
-COMMENT ON COLUMN log_commitments.leaf_hash IS 'SHA-256 with the leaf prefix';
-COMMENT ON COLUMN log_commitments.committed_at IS 'when';
+COMMENT ON COLUMN log_commitments.kind IS 'partition, decision, approval, policy, factor, baseline, bundle, ...';
+COMMENT ON COLUMN log_commitments.subject IS 'what is committed to: table and version, or the key of a row';
+COMMENT ON COLUMN log_commitments.leaf IS 'RFC 8785 canonical JSON of kind, subject and digests';
+COMMENT ON COLUMN log_commitments.leaf_hash IS 'SHA-256 over a zero byte and the leaf, hexadecimal';
+COMMENT ON COLUMN log_commitments.committed_at IS 'when; not part of the leaf';
 CREATE TABLE nudges (
 	entry_id TEXT NOT NULL, 
 	recipient TEXT NOT NULL, 

@@ -62,6 +62,7 @@ class Loop:
             self.act(day, moment + timedelta(minutes=EXECUTE_MINUTE))
             tell(1)
         self.sense(first, end)
+        self.verify(days, end)
 
     def sense(self, start: datetime, end: datetime) -> None:
         """The hours that are not in yet."""
@@ -101,6 +102,16 @@ class Loop:
         """Carry out what is approved."""
         config = {"ops": {"executions": {"config": {"at": now.isoformat()}}}}
         self._job("execute_approved", days=(day, day), reason="what was approved", config=config)
+
+    def verify(self, days: Sequence[datetime], now: datetime) -> None:
+        """Verify what was executed on ``days`` from what is known at ``now``, as one run over all of them.
+
+        What has not settled by then says so; a demo that goes on for more days verifies it anew.
+        """
+        if all(self._done("outcomes", day) for day in days):
+            return
+        config = {"ops": {"outcomes": {"config": {"at": now.isoformat()}}}}
+        self._job("daily_verify", days=(days[0], days[-1]), reason="the data is settled", config=config)
 
     def compact(self, day: datetime) -> None:
         """Fold the hours of the days before ``day``, as every week: what reads a month reads a file a day."""

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
+from sust_dagster.agents.verifier.portfolio import portfolio_of
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
 from sust_dagster.faces.console import number, stdout
 from sust_dagster.faces.simulate import replaced
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.orchestration.verification_desk import UNSETTLED
 from sust_dagster.settings import Project
+from sust_dagster.simulator.dependencies import dependencies
 from sust_dagster.simulator.twins import broken, deferred, static_table, world
 from sust_dagster.world.decisions import proposal_of
-
-#: Keys that later steps of the loop fill.
-_NOT_YET = ("outcomes", "verified_kg", "verified_ci90_lower_kg", "verified_ci90_upper_kg", "credited_kg")
 
 
 def write_scorecard(project: Project) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def write_scorecard(project: Project) -> dict[str, Any]:
         "days": (end - start).days,
         "jobs": without.jobs(start, end).num_rows,
         **made,
-        **dict.fromkeys(_NOT_YET),
+        **_outcomes(project),
         "true_kg": before.true_kg - after.true_kg,
         "true_cost_delta_usd": after.cost_usd - before.cost_usd,
         "baseline_kg": before.true_kg,
@@ -56,7 +56,13 @@ def write_scorecard(project: Project) -> dict[str, Any]:
         "baseline_cost_usd": before.cost_usd,
         "optimized_cost_usd": after.cost_usd,
         "sla_violations": promises.total - quo.total,
-        "sla_violations_by_kind": {"late": promises.late, "slow": promises.slow, "elsewhere": promises.elsewhere},
+        "sla_violations_by_kind": {
+            "late": promises.late,
+            "slow": promises.slow,
+            "elsewhere": promises.elsewhere,
+            "start_before_dependency": promises.start_before_dependency,
+        },
+        "dependent_jobs": dependencies(without, start, end).waiting,
         "deferred_jobs": deferred(with_it, start, end),
     }
     with replaced(project.root / "scorecard.json") as part:
@@ -74,9 +80,41 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
         f"{states}, {card['deferred_jobs']:,} jobs deferred, {card['sla_violations']:,} promises broken",
         f"carbon saved: {saved} ({of_baseline})",
         f"cost: estimated {card['cost_delta_usd']:+,.2f} USD, true {card['true_cost_delta_usd']:+,.2f} USD",
-        "verified: null until the step that verifies is built",
+        _verified(card),
     ):
         stdout.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _verified(card: Mapping[str, Any]) -> str:
+    if card["verified_kg"] is None:
+        return f"verified: nothing yet; {card['outcomes_unsettled']:,} outcomes wait for their data"
+    low, high = (number(card[f"verified_ci90_{end}_kg"], "kg") for end in ("lower", "upper"))
+    waiting = f", {card['outcomes_unsettled']:,} not settled" if card["outcomes_unsettled"] else ""
+    return (
+        f"verified: {number(card['verified_kg'], 'kg')} [90 %: {low} to {high}], credited "
+        f"{number(card['credited_kg'], 'kg')}; {card['outcomes']:,} outcomes{waiting}"
+    )
+
+
+def _outcomes(project: Project) -> dict[str, Any]:
+    """What was verified, over all settled outcomes; null where there is none."""
+    with ProjectResource(root=str(project.root)) as resource:
+        rows = resource.handle("copilot").read_lake("outcomes")
+    counts = pc.value_counts(rows.column("verification_status")).to_pylist()
+    late = pc.fill_null(pc.match_substring(rows.column("reason"), UNSETTLED), False)
+    verified = rows.filter(pc.is_valid(rows.column("measured_carbon_delta_kg")))
+    total = portfolio_of(verified)
+    return {
+        "outcomes": rows.num_rows,
+        "outcomes_by_status": {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: c["values"])},
+        "outcomes_unsettled": pc.sum(late).as_py() or 0,
+        "verified_kg": None if total is None else total.savings_kg,
+        "verified_ci90_lower_kg": None if total is None else total.lower_kg,
+        "verified_ci90_upper_kg": None if total is None else total.upper_kg,
+        "credited_kg": None if total is None else pc.sum(verified.column("credited_kg")).as_py(),
+        "claimed_of_verified_kg": None if total is None else -pc.sum(verified.column("claimed_delta_kg")).as_py(),
+        "verified_cost_delta_usd": pc.sum(verified.column("measured_cost_delta_usd")).as_py(),
+    }
 
 
 def _decisions(project: Project) -> dict[str, Any]:

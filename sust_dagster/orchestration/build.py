@@ -17,7 +17,7 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from sust_dagster.orchestration import checks, jobs, partitions, schedules, sensors  # noqa: E402
-from sust_dagster.orchestration.assets import act, decide, marts, model, sense  # noqa: E402
+from sust_dagster.orchestration.assets import act, decide, marts, model, sense, verify  # noqa: E402
 from sust_dagster.orchestration.io_managers import LakeIOManager  # noqa: E402
 from sust_dagster.orchestration.resources import ProjectResource  # noqa: E402
 from sust_dagster.settings import Project, load_project  # noqa: E402
@@ -44,6 +44,7 @@ def build_defs(
             *model.build(hourly),
             *decide.build(daily),
             *act.build(daily),
+            *verify.build(daily),
             *(marts.build() if with_marts else ()),
         ],
         asset_checks=checks.build(hourly, project),

@@ -22,7 +22,7 @@ from sust_dagster.world.schemas import TABLES
 SOURCES_FILE = Path(__file__).parents[2] / "dbt_project" / "models" / "sources.yml"
 
 #: Lake and book tables that marts are built from.
-LAKE_SOURCES = ("activity_ledger", "quarantine", "grid_intensity", "emissions")
+LAKE_SOURCES = ("activity_ledger", "quarantine", "grid_intensity", "emissions", "outcomes")
 BOOK_SOURCES = ("emission_factors",)
 
 

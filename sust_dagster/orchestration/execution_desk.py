@@ -51,6 +51,7 @@ from sust_dagster.orchestration.execution_intents import (
     order_from,
     order_json,
     overdue,
+    rejections_among,
     rejections_of,
     result_of,
 )
@@ -194,7 +195,11 @@ class ExecutionDesk:
         """Finish what is open, then begin and carry out everything approved. Run again it changes nothing more."""
         before = self.recover(now)
         begun = self.begin(self.due(), now)
-        after = [self._carry_out(r, i, now) for r, i in begun.intents.items()]
+        with self._handle.snapshot() as snapshot:  # one look for all of them; each claims its own step
+            ids = list(begun.intents)
+            histories = grouped(snapshot, "decision_events", {"recommendation_id": ids}) if ids else {}
+            rows = intents_of(snapshot, ids) if ids else {}
+        after = [self._carry_out(r, i, now, (histories[r], rows[i])) for r, i in begun.intents.items()]
         return _merged([before, Executed(failed=begun.not_executed, held=begun.held), *after])
 
     def begin(self, recommendations: Sequence[str], now: datetime) -> Begun:
@@ -263,10 +268,12 @@ class ExecutionDesk:
             transaction.lock_decisions()
             histories = grouped(transaction, "decision_events", {"recommendation_id": list(recommendations)})
             today = self._today(transaction, now)
+            rejections = rejections_among(transaction, histories.values())
+            beginning: list[tuple[Sequence[Event], Prepared]] = []
             for recommendation in recommendations:
                 history, made = histories[recommendation], prepared[recommendation]
-                rejections = rejections_of(transaction, history)
-                against = refused(self._previews.checks(history, made, rejections, today, now)) or made.unavailable
+                rejected = rejections[history[0]["plan_hash"]]
+                against = refused(self._previews.checks(history, made, rejected, today, now)) or made.unavailable
                 if against or made.change is None:
                     held[recommendation] = against or "it cannot be read"
                     continue
@@ -274,20 +281,28 @@ class ExecutionDesk:
                     self._refuse(transaction, history, made, now)
                     failed[recommendation] = made.refusal or "refused"
                     continue
-                if self._intend(transaction, history, made, now):
-                    intents[recommendation] = made.change.intent_id
-                    today = Today(today.changes + 1, {*today.workloads, made.change.workload_id}, today.known_workloads)
+                beginning.append((history, made))
+                intents[recommendation] = made.change.intent_id
+                today = Today(today.changes + 1, {*today.workloads, made.change.workload_id}, today.known_workloads)
+            for recommendation in self._intend(transaction, beginning, now):
+                del intents[recommendation]  # another worker's
         return Begun(intents, failed, held)
 
-    def _intend(self, transaction: AgentTransaction, history: Sequence[Event], made: Prepared, now: datetime) -> bool:
-        """The state change and the intent; whether this call is the one that made them."""
-        change = made.change
-        assert change is not None
-        said = intent_payload(history, made)
-        decided = transaction.transitions([executing(history, change, said)], now=now)[0]
-        if decided.appended:
-            transaction.append("outbox", [first_row(change, said, now)])
-        return decided.appended
+    def _intend(
+        self, transaction: AgentTransaction, beginning: Sequence[tuple[Sequence[Event], Prepared]], now: datetime
+    ) -> list[str]:
+        """The state changes and the intents; the recommendations that somebody else had begun."""
+        said = [(history, made.change, intent_payload(history, made)) for history, made in beginning]
+        wanted = [executing(history, change, payload) for history, change, payload in said if change is not None]
+        decided = transaction.transitions(wanted, now=now)
+        mine = [d.appended for d in decided]
+        rows = [
+            first_row(change, payload, now)
+            for (_, change, payload), own in zip(said, mine, strict=True)
+            if own and change is not None
+        ]
+        transaction.append("outbox", rows)
+        return [w.recommendation_id for w, own in zip(wanted, mine, strict=True) if not own]
 
     def _refuse(self, transaction: AgentTransaction, history: Sequence[Event], made: Prepared, now: datetime) -> None:
         """Begin and end at once what the target will not do: the books hold the reason, nothing is sent."""
@@ -313,13 +328,17 @@ class ExecutionDesk:
 
     # -- carrying out -------------------------------------------------------------------------------
 
-    def _carry_out(self, recommendation: str, intent: str, now: datetime) -> Executed:
-        """Take steps of an intent until it has ended, somebody else has it, or the outside does not answer."""
+    def _carry_out(
+        self, recommendation: str, intent: str, now: datetime, seen: tuple[Sequence[Event], list[Row]] | None = None
+    ) -> Executed:
+        """Take steps of an intent until it has ended, somebody else has it, or the outside does not answer.
+
+        ``seen``: history and rows as they were a moment ago; a step that was taken since is not claimed again.
+        """
         mine: int | Executed | None = None
         silent = 0
-        history = self._history(recommendation)
+        history, rows = seen or (self._history(recommendation), self._rows(intent))
         while True:
-            rows = self._rows(intent)
             step = next_step(rows, self._max_attempts)
             if isinstance(step, Nothing):
                 return self._outcome(recommendation)
@@ -336,6 +355,7 @@ class ExecutionDesk:
                 said = {"reason": "scope_guard: the intent is not the approved change", "refused": len(rows) == 1}
                 with suppress(_Overtaken):
                     self._end(rows, history, "failed", said, now)
+                rows = self._rows(intent)
                 continue
             if isinstance(step, Undo) and silent >= self._max_attempts:
                 self._alert(recommendation, STUCK, f"{step.reason}; it cannot be undone: no answer", now)
@@ -355,6 +375,7 @@ class ExecutionDesk:
             except _Overtaken:
                 self._clean_up(intent, now)
                 return self._outcome(recommendation)
+            rows = self._rows(intent)
 
     def _attempt(self, step: Attempt, rows: Sequence[Row], history: Sequence[Event], now: datetime) -> int | Executed:
         """Look for what is there, else apply; then look whether it is as wanted, and write down how it ended.

@@ -6,7 +6,8 @@ belong here: when any of it is written (``execution_desk``), what a change is (`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -131,10 +132,15 @@ def overdue(history: Sequence[Event], now: datetime) -> str | None:
 
 def rejections_of(snapshot: AgentSnapshot, history: Sequence[Event]) -> int:
     """How often people rejected this plan, in whatever recommendation it came."""
-    where = {"plan_hash": history[0]["plan_hash"]}
-    said = snapshot.read_books("approvals", {**where, "verdict": "reject"}).num_rows
+    return rejections_among(snapshot, [history])[history[0]["plan_hash"]]
+
+
+def rejections_among(snapshot: AgentSnapshot, histories: Iterable[Sequence[Event]]) -> Counter[str]:
+    """How often people rejected each of these plans, in whatever recommendation it came, by plan hash."""
+    where = {"plan_hash": sorted({history[0]["plan_hash"] for history in histories})}
+    said = snapshot.read_books("approvals", {**where, "verdict": "reject"}).to_pylist()
     events = snapshot.read_books("decision_events", {**where, "to_status": "rejected"}).to_pylist()
-    return said + sum(is_human(e["actor"]) for e in events)
+    return Counter(row["plan_hash"] for row in [*said, *(e for e in events if is_human(e["actor"]))])
 
 
 def intents_of(snapshot: AgentSnapshot, recommendations: Sequence[str]) -> dict[str, list[Row]]:

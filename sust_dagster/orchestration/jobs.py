@@ -21,6 +21,7 @@ HOURLY_ASSETS = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensi
 
 DAILY_ASSETS = ("grid_forecast", "upcoming_jobs", "recommendations", "placements", "decision_events")
 ACT_ASSETS = ("executions",)
+VERIFY_ASSETS = ("outcomes",)
 
 
 def build(
@@ -51,6 +52,12 @@ def build(
             selection=dg.AssetSelection.assets(*ACT_ASSETS),
             partitions_def=daily,
             description="Carry out what is approved, finish or undo what was begun, and write down what became of it.",
+        ),
+        dg.define_asset_job(
+            "daily_verify",
+            selection=dg.AssetSelection.assets(*VERIFY_ASSETS),
+            partitions_def=daily,
+            description="What executed changes truly saved, once their data is settled; a range of days runs as one.",
         ),
         dg.define_asset_job(
             "factors",

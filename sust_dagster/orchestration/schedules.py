@@ -11,7 +11,8 @@ import dagster as dg
 
 from sust_dagster.orchestration.executing import EXECUTE_MINUTE
 from sust_dagster.orchestration.jobs import RECONCILE_DAYS, AssetJob
-from sust_dagster.orchestration.partitions import range_tags
+from sust_dagster.orchestration.partitions import day_key, key_range_tags, range_tags
+from sust_dagster.orchestration.verification_desk import VERIFY_HOUR, days_to_verify
 from sust_dagster.settings import Project
 
 
@@ -30,11 +31,27 @@ def build(project: Project, jobs: dict[str, AssetJob]) -> list[Any]:
         end = context.scheduled_execution_time.replace(minute=0, second=0, microsecond=0)
         return _range_request(project, end - timedelta(days=RECONCILE_DAYS), end)
 
+    @dg.schedule(
+        name="daily_verification",
+        cron_schedule=f"0 {VERIFY_HOUR} * * *",
+        execution_timezone="UTC",
+        job=jobs["daily_verify"],
+        description="Days of execution whose data has settled, and the rest of their month: its credit is one total.",
+    )
+    def daily_verification(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        window = days_to_verify(context.scheduled_execution_time, project.start)
+        if window is None:
+            return dg.SkipReason("no day of execution has settled yet")
+        first, last = window
+        tags = key_range_tags(day_key(first), day_key(last))
+        return dg.RunRequest(run_key=f"{first:%Y-%m-%d}-{last:%Y-%m-%d}", tags={**tags, "sust/reason": "settled"})
+
     schedules: list[Any] = [
         dg.build_schedule_from_partitioned_job(
             hourly_job, name="hourly_sense_and_model", minute_of_hour=5, description="The hour that just ended."
         ),
         reconcile_late_data,
+        daily_verification,
         dg.build_schedule_from_partitioned_job(
             jobs["daily_plan"],
             name="daily_plan",

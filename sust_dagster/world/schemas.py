@@ -600,6 +600,36 @@ OUTCOMES = TableSpec(
         Column("reason", STRING, "named gate when disqualified", nullable=True),
         Column("credited_kg", FLOAT, "Euler share of the portfolio's lower bound", "kgCO2e", True),
         Column("sensitivities", STRING, "JSON: named factor -> dS/dln f in kg", nullable=True),
+        Column(
+            "scaled_sensitivities", STRING, "JSON: named factor -> the same times the spread of ln f", nullable=True
+        ),
+        Column("team_id", STRING, "team; with the month, the portfolio that credit is a share of"),
+        Column("month", TIMESTAMP, "first of the month of executed_on"),
+        Column("runs", INT, "runs with metered usage", "runs"),
+        Column("claimed_delta_kg", FLOAT, "what was promised, after - before", "kgCO2e", True),
+        Column("leakage_kg", FLOAT, "emitted elsewhere because of the move; taken off the saving", "kgCO2e", True),
+        Column("leakage_detail", STRING, "JSON: component -> kg, or the reason why it is zero", nullable=True),
+        Column("spatial_savings_kg", FLOAT, "Shapley part of the gross saving: another region", "kgCO2e", True),
+        Column("temporal_savings_kg", FLOAT, "Shapley part of the gross saving: another time", "kgCO2e", True),
+        Column("energy_savings_kg", FLOAT, "Shapley part of the gross saving: another energy", "kgCO2e", True),
+        Column("usage_savings_kg", FLOAT, "LMDI part of the gross saving: usage", "kgCO2e", True),
+        Column("pue_savings_kg", FLOAT, "LMDI part of the gross saving: PUE", "kgCO2e", True),
+        Column("intensity_savings_kg", FLOAT, "LMDI part of the gross saving: grid intensity", "kgCO2e", True),
+        Column("decomposition_method", STRING, "how the parts were split", nullable=True),
+        Column(
+            "seed_savings_kg", FLOAT, "the founding design's term: another region at the actual time", "kgCO2e", True
+        ),
+        Column("carbon_sd_kg", FLOAT, "standard deviation of the saving, to first order", "kgCO2e", True),
+        Column("uncertainty_method", STRING, "linear or monte_carlo", nullable=True),
+        Column("carbon_bounds_lower", FLOAT, "guaranteed box of the delta", "kgCO2e", True),
+        Column("carbon_bounds_upper", FLOAT, "guaranteed box of the delta", "kgCO2e", True),
+        Column(
+            "fractional_uncertainty", FLOAT, "half-width of ci90 over the saving; null where it is <= 0", "ratio", True
+        ),
+        Column("signal", STRING, "grid signal of both sides: average or marginal"),
+        Column("signal_method", STRING, "its method on both sides: direct or lifecycle"),
+        Column("consequential_delta_kg", FLOAT, "the same with a second signal; never added", "kgCO2e", True),
+        Column("consequential_signal", STRING, "the second signal and its method", nullable=True),
     ),
 )
 
@@ -765,11 +795,11 @@ LOG_COMMITMENTS = TableSpec(
     doc="Leaves of the transparency log (RFC 6962), append-only.",
     columns=(
         Column("leaf_index", INT, "position in the tree, from 0"),
-        Column("kind", STRING, "partition, decision, policy, bundle, factor"),
-        Column("subject", STRING, "what is committed to"),
-        Column("leaf", STRING, "RFC 8785 canonical JSON"),
-        Column("leaf_hash", STRING, "SHA-256 with the leaf prefix"),
-        Column("committed_at", TIMESTAMP, "when"),
+        Column("kind", STRING, "partition, decision, approval, policy, factor, baseline, bundle, ..."),
+        Column("subject", STRING, "what is committed to: table and version, or the key of a row"),
+        Column("leaf", STRING, "RFC 8785 canonical JSON of kind, subject and digests"),
+        Column("leaf_hash", STRING, "SHA-256 over a zero byte and the leaf, hexadecimal"),
+        Column("committed_at", TIMESTAMP, "when; not part of the leaf"),
     ),
 )
 

@@ -30,6 +30,7 @@ from sust_dagster.connectors.schedulers.placement_file import (
 from sust_dagster.connectors.targets import Applied, Order, Preview, TargetRefused
 from sust_dagster.simulator.cloud import FakeCloud
 from sust_dagster.simulator.placements import PlacementError
+from sust_dagster.world.canonical import canonical_json
 
 NAME = "simulated"
 
@@ -46,6 +47,7 @@ class SimulatedScheduler:
         self._cloud = cloud
         self._now = now
         self._services = frozenset(w.workload_id for w in cloud.catalogue if w.rhythm == "always")
+        self._taken: tuple[datetime | None, set[str]] = (None, set())
 
     @property
     def name(self) -> str:
@@ -151,15 +153,24 @@ class SimulatedScheduler:
         return midnight if midnight == start else midnight + _DAY
 
     def _judge(self, change: Mapping[str, Any]) -> None:
-        """Raise :class:`GroupsRefused` unless the cloud takes every row; what else is placed does not matter to it."""
+        """Raise :class:`GroupsRefused` unless the cloud takes every row; what else is placed does not matter to it.
+
+        What it took a moment ago, at the same instant of its clock, it takes now.
+        """
+        now, asked = self._now(), canonical_json(change["placements"])
+        if self._taken[0] != now:
+            self._taken = now, set()
+        if asked in self._taken[1]:
+            return
         try:
-            answer = self._cloud.submit([_placement(r) for r in change["placements"]], now=self._now())
+            answer = self._cloud.judge([_placement(r) for r in change["placements"]], now=now)
         except PlacementError as error:
             raise TargetRefused("wrong_form", str(error)) from error
         if answer.refused.num_rows:
             said = {_key(r): r["reason"] for r in answer.refused.to_pylist()}
             groups = {_key(r): r["groups"] for r in change["placements"]}
             raise GroupsRefused({job: why for key, why in said.items() for job in groups[key]})
+        self._taken[1].add(asked)
 
     def _applied(self, order: Order, preview: Preview, own: pa.Table) -> Applied:
         wanted = {_key(r): _plain(_placement(r)) for r in preview.change["placements"]}

@@ -1,0 +1,43 @@
+-- What a team saved in a month, with its interval. An error that outcomes share is added up, signed, before the square:
+-- more outcomes do not shrink it. Credit is each outcome's share of the lower bound, so the credits add up to it.
+with vectors as (
+    select team_id, month, factor_key, sum(scaled_kg) as scaled_kg
+    from {{ ref('stg_sensitivities') }}
+    group by team_id, month, factor_key
+),
+
+spreads as (
+    select team_id, month, sqrt(sum(scaled_kg * scaled_kg)) as sd_kg
+    from vectors
+    group by team_id, month
+),
+
+totals as (
+    select
+        team_id,
+        month,
+        count(*) as outcomes,
+        count(*) filter (verification_status = 'disqualified') as disqualified,
+        -sum(claimed_delta_kg) filter (measured_carbon_delta_kg is not null) as claimed_kg,
+        coalesce(-sum(measured_carbon_delta_kg), 0) as savings_kg,
+        coalesce(sum(credited_kg), 0) as credited_kg,
+        sum(measured_cost_delta_usd) filter (measured_carbon_delta_kg is not null) as cost_delta_usd
+    from {{ ref('stg_outcomes') }}
+    group by team_id, month
+)
+
+select
+    team_id,
+    month,
+    outcomes,
+    disqualified,
+    claimed_kg,
+    savings_kg,
+    coalesce(sd_kg, 0) as sd_kg,
+    savings_kg - 1.6448536269514722 * coalesce(sd_kg, 0) as savings_ci90_lower_kg,
+    savings_kg + 1.6448536269514722 * coalesce(sd_kg, 0) as savings_ci90_upper_kg,
+    credited_kg,
+    cost_delta_usd
+from totals
+left join spreads using (team_id, month)
+order by team_id, month

@@ -1,0 +1,126 @@
+"""VERIFY: what executed changes truly saved, from settled data, with an interval and its evidence.
+
+Belongs here: the asset the verifier writes. A run covers whole months of execution as far as they are asked for: credit
+is a share of what a team saved in a month, so every row of the month has it from the same total. Rows that stay as they
+were are no commit; data that changed since restates them.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sust_dagster.orchestration.declarations import asset_properties
+from sust_dagster.orchestration.evidence_desk import write_evidence
+from sust_dagster.orchestration.io_managers import between, window_of
+from sust_dagster.orchestration.partitions import SINGLE_RUN
+from sust_dagster.orchestration.previews import top_table
+from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.orchestration.verification_desk import VerificationDesk, VerifiedDay, outcome_rows
+from sust_dagster.world.schemas import OUTCOMES
+
+
+class VerifyConfig(dg.Config):
+    """When to verify."""
+
+    at: str = ""
+    """Moment of verifying, ISO 8601 UTC; empty: the project's present. Nothing later is looked at."""
+
+
+_ADD_UP, _ALL, _EVIDENCE = "credits_add_up_to_the_bound", "every_execution_has_an_outcome", "evidence_is_there"
+_CHECKS = {
+    _ADD_UP: "The credits of a team and month add up to the lower bound of what it saved, to 1e-9.",
+    _ALL: "Every change that was executed on these days has exactly one outcome.",
+    _EVIDENCE: "Every outcome names a bundle, and the file of that name holds what hashes to it.",
+}
+
+
+def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """The assets of this step, over the project's days of execution."""
+
+    @dg.asset(
+        io_manager_key="lake",
+        deps=["executions", "emissions", "activity_ledger", "grid_intensity"],
+        partitions_def=daily,
+        backfill_policy=SINGLE_RUN,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset="outcomes", blocking=True, description=text) for name, text in _CHECKS.items()
+        ],
+        **asset_properties("outcomes", "verifier"),
+    )
+    def outcomes(
+        context: dg.AssetExecutionContext, project: ProjectResource, config: VerifyConfig
+    ) -> Iterator[dg.Output[pa.Table] | dg.AssetCheckResult]:
+        start, end = window_of(context)
+        now = datetime.fromisoformat(config.at) if config.at else project.project.present()
+        desk = VerificationDesk(project)
+        day = desk.verify(start.replace(day=1), end, now)
+        rows, metadata = OUTCOMES.empty(), {"run_rows": 0}
+        if day is not None:
+            rows = outcome_rows(day, write_evidence(project, day))
+            desk.record(rows, now)
+            metadata = _metadata(rows, day)
+        yield dg.Output(between(rows, "executed_on", start, end), metadata=metadata)
+        yield from _checked(project, rows, day)
+
+    return [outcomes]
+
+
+def _checked(project: ProjectResource, rows: pa.Table, day: VerifiedDay | None) -> Iterator[dg.AssetCheckResult]:
+    """What must hold of the rows, asked of the rows, the books and the files."""
+    off = 0.0
+    for total in day.verified.portfolios.to_pylist() if day else ():
+        team, month = (pc.equal(rows.column(n), pa.scalar(total[n])) for n in ("team_id", "month"))
+        credited = math.fsum(rows.filter(pc.and_(team, month)).column("credited_kg").drop_null().to_pylist())
+        off = max(off, abs(credited - total["savings_ci_lower"]) / max(1.0, abs(total["savings_kg"])))
+    yield dg.AssetCheckResult(passed=off <= 1e-9, check_name=_ADD_UP, metadata={"largest_difference": off})
+    executed = sorted(case.recommendation_id for case in day.cases) if day else []
+    found = sorted(rows.column("recommendation_id").to_pylist())
+    yield dg.AssetCheckResult(passed=executed == found, check_name=_ALL, metadata={"executed": len(executed)})
+    folder = project.project.evidence_root
+    wrong = [sha for sha in rows.column("evidence_chain").to_pylist() if sha is None or not _holds(folder, sha)]
+    yield dg.AssetCheckResult(
+        passed=not wrong,
+        check_name=_EVIDENCE,
+        metadata={"bundles": rows.num_rows, "wrong": ", ".join(map(str, wrong[:5]))},
+    )
+
+
+def _holds(folder: Path, sha: str) -> bool:
+    file = folder / f"{sha}.json"
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha
+
+
+def _metadata(rows: pa.Table, day: VerifiedDay) -> Mapping[str, Any]:
+    """How many of each status, what was claimed and verified, and what closed the gates."""
+    settled = rows.filter(pc.not_equal(rows.column("verification_status"), "disqualified"))
+    total = {n: pc.sum(settled.column(n)).as_py() or 0.0 for n in ("claimed_delta_kg", "measured_carbon_delta_kg")}
+    return {
+        "run_rows": rows.num_rows,
+        "verified_from": f"{day.until - timedelta(hours=1):%Y-%m-%d %H:00} UTC is the last hour looked at",
+        "status": dg.MetadataValue.json(dict(Counter(rows.column("verification_status").to_pylist()))),
+        "disqualified": dg.MetadataValue.json(dict(Counter(rows.column("reason").drop_null().to_pylist()))),
+        "claimed_savings_kg": -total["claimed_delta_kg"],
+        "verified_savings_kg": -total["measured_carbon_delta_kg"],
+        "credited_kg": pc.sum(rows.column("credited_kg")).as_py() or 0.0,
+        "portfolios": _portfolios(day.verified.portfolios),
+        "verified_by_team": top_table(settled, "team_id", "measured_carbon_delta_kg", "kgCO2e", ascending=True),
+    }
+
+
+def _portfolios(table: pa.Table) -> dg.MetadataValue:
+    """Savings of each team and month with their interval and credit, as a table."""
+    head = "| team | month | outcomes | saved kg | ci90 | credited kg |\n|---|---|---:|---:|---|---:|\n"
+    lines = [
+        f"| {r['team_id']} | {r['month']:%Y-%m} | {r['outcomes']} | {r['savings_kg']:,.3f} "
+        f"| {r['savings_ci_lower']:,.3f} to {r['savings_ci_upper']:,.3f} | {r['credited_kg']:,.3f} |"
+        for r in table.to_pylist()
+    ]
+    return dg.MetadataValue.md(head + "\n".join(lines))
