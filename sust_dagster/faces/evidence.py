@@ -531,9 +531,15 @@ class _Portfolios:
 
 
 def show_bundle(reference: str, project: Project | None) -> dict[str, Any]:
-    """What a bundle says, for people: claim and result, its inputs, factors and decisions."""
+    """What a bundle says, for people: claim and result, its inputs, factors and decisions.
+
+    Raises ``RuntimeError`` for a bundle that does not recompute: what it says is not shown as if it were so.
+    """
     path = find_bundle(reference, project)
     data = path.read_bytes()
+    report = check(data, named_by_hash(path))
+    if report.differences:
+        raise RuntimeError(f"{path} does not recompute: {report.differences[0]}; `sust evidence verify` names all")
     try:
         document = json.loads(data.decode())
         out, claim = document["outputs"], document["claim"]

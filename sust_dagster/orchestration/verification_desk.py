@@ -32,9 +32,11 @@ from sust_dagster.agents.verifier.runs import (
     places_of,
 )
 from sust_dagster.agents.verifier.service.cost import cost_delta
+from sust_dagster.agents.verifier.service.drift import alerts, divergence, drift
 from sust_dagster.agents.verifier.service.sla import sla
 from sust_dagster.connectors.market import market_at, workload_register
 from sust_dagster.connectors.run_log import PRICE_SCHEMA, list_prices, requests_of
+from sust_dagster.orchestration.alerts import raise_alert
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.world.books_schema import TABLES_SQL
 from sust_dagster.world.canonical import canonical_json
@@ -107,6 +109,35 @@ class VerifiedDay:
     verified: Verified
     costs: pa.Table
     until: datetime
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """Verified outcomes against their estimates, in standard deviations of the plan interval."""
+
+    outcomes: pa.Table
+    alerts: pa.Table
+    drift: pa.Table
+    """By action type: whether they drift one way."""
+
+
+def divergences_of(day: VerifiedDay) -> Divergences:
+    """How far the outcomes of a verification are from what was promised."""
+    rows = day.verified.outcomes
+    action = {c.outcome_id: c.proposal["action_type"] for c in day.cases}
+    against = pa.table(
+        {
+            "outcome_id": rows.column("outcome_id"),
+            "scope": pa.array([action[o] for o in rows.column("outcome_id").to_pylist()], pa.string()),
+            "executed_on": rows.column("executed_on"),
+            "estimated_kg": rows.column("claimed_delta_kg"),
+            "plan_ci_lower": rows.column("plan_ci_lower"),
+            "plan_ci_upper": rows.column("plan_ci_upper"),
+            "measured_kg": rows.column("measured_carbon_delta_kg"),
+        }
+    )
+    found = divergence(against)
+    return Divergences(found, alerts(found), drift(found))
 
 
 class VerificationDesk:
@@ -194,6 +225,17 @@ class VerificationDesk:
                 if last[recommendation]["to_status"] == "executed"
             ]
             return sum(d.appended for d in transaction.transitions(wanted, now=now))
+
+    def watch(self, day: VerifiedDay, now: datetime) -> Divergences:
+        """Raise an alert for each outcome more than three plan standard deviations from its estimate, once each."""
+        found = divergences_of(day)
+        with self._handle.transaction() as transaction:
+            names = {c.outcome_id: c.proposal["workload_id"] for c in day.cases}
+            for row in found.alerts.to_pylist():
+                kind, subject = f"outcome_{row['kind']}", row["outcome_id"]
+                text = f"{names[subject]}: {row['message']}; `sust evidence show {subject}` has what it rests on"
+                raise_alert(transaction, "verifier", kind, subject, text, actor=None, now=now)
+        return found
 
     # -- inputs -------------------------------------------------------------------------------------
 

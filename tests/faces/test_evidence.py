@@ -287,7 +287,7 @@ def test_a_proof_leads_to_the_signed_root(root: Path, tmp_path: Path) -> None:
     assert ran.code == 1 and "not the one that was signed for" in ran.err
 
 
-def test_showing_a_bundle(whole: Path) -> None:
+def test_showing_a_bundle(whole: Path, tmp_path: Path) -> None:
     path = bundle_of(whole, verification_status="confirmed")
     outcome = document(path)["claim"]["outcome_id"]
     text = sust("--project", whole, "evidence", "show", outcome)
@@ -297,6 +297,10 @@ def test_showing_a_bundle(whole: Path) -> None:
     said = sust("evidence", "show", path, "--json").json
     assert said["sha256"] == path.stem and said["outputs"]["verification_status"] == "confirmed"
     assert said["factors"]["power/simple/v1"]["sources"] and said["sensitivities"]
+    changed = tmp_path / path.name
+    changed.write_bytes(path.read_bytes().replace(b'"confirmed"', b'"partial"'))
+    text = sust("evidence", "show", changed)
+    assert text.code == 1 and "outputs.verification_status" in text.err and not text.out
     closed = bundle_of(whole, verification_status="disqualified")
     text = sust("evidence", "show", closed)
     assert text.code == 0 and "sufficiency." in text.out and "not estimated" in text.out

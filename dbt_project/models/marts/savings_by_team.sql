@@ -24,6 +24,25 @@ totals as (
         sum(measured_cost_delta_usd) filter (measured_carbon_delta_kg is not null) as cost_delta_usd
     from {{ ref('stg_outcomes') }}
     group by team_id, month
+),
+
+footprints as (
+    select
+        team_id,
+        date_trunc('month', started_at) as month,
+        sum(coalesce(kg_location, 0)) as footprint_kg
+    from {{ ref('stg_emissions') }}
+    group by all
+),
+
+-- Rebound: what a team emits in all, beside what it claims to have avoided.
+grown as (
+    select
+        team_id,
+        month,
+        footprint_kg,
+        lag(footprint_kg) over (partition by team_id order by month) as previous_footprint_kg
+    from footprints
 )
 
 select
@@ -37,7 +56,12 @@ select
     savings_kg - 1.6448536269514722 * coalesce(sd_kg, 0) as savings_ci90_lower_kg,
     savings_kg + 1.6448536269514722 * coalesce(sd_kg, 0) as savings_ci90_upper_kg,
     credited_kg,
-    cost_delta_usd
+    cost_delta_usd,
+    footprint_kg,
+    previous_footprint_kg,
+    footprint_kg / previous_footprint_kg - 1 as footprint_growth,
+    coalesce(savings_kg > 0 and footprint_kg > 1.2 * previous_footprint_kg, false) as rebound
 from totals
 left join spreads using (team_id, month)
+left join grown using (team_id, month)
 order by team_id, month

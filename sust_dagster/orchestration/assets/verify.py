@@ -23,7 +23,12 @@ from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
 from sust_dagster.orchestration.previews import top_table
 from sust_dagster.orchestration.resources import ProjectResource
-from sust_dagster.orchestration.verification_desk import VerificationDesk, VerifiedDay, outcome_rows
+from sust_dagster.orchestration.verification_desk import (
+    Divergences,
+    VerificationDesk,
+    VerifiedDay,
+    outcome_rows,
+)
 from sust_dagster.world.schemas import OUTCOMES
 
 
@@ -66,7 +71,7 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         if day is not None:
             rows = outcome_rows(day, write_evidence(project, day))
             desk.record(rows, now)
-            metadata = _metadata(rows, day)
+            metadata = {**_metadata(rows, day), **_divergence(desk.watch(day, now))}
         yield dg.Output(between(rows, "executed_on", start, end), metadata=metadata)
         yield from _checked(project, rows, day)
 
@@ -113,6 +118,16 @@ def _metadata(rows: pa.Table, day: VerifiedDay) -> Mapping[str, Any]:
         "portfolios": _portfolios(day.verified.portfolios),
         "verified_by_team": top_table(settled, "team_id", "measured_carbon_delta_kg", "kgCO2e", ascending=True),
     }
+
+
+def _divergence(found: Divergences) -> Mapping[str, Any]:
+    """How many alerts, and which kinds of action drift from their estimates."""
+    drifting = {
+        r["scope"]: {"mean_sigmas": r["mean_sigmas"], "since": f"{r['drifting_since']:%Y-%m-%d}"}
+        for r in found.drift.to_pylist()
+        if r["drifting"]
+    }
+    return {"over_three_sigmas": found.alerts.num_rows, "drifting": dg.MetadataValue.json(drifting)}
 
 
 def _portfolios(table: pa.Table) -> dg.MetadataValue:

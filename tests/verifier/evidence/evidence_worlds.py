@@ -69,10 +69,12 @@ def make_project(root: Path, seed: int = 7) -> Project:
     return project
 
 
-def verify(project: Project, *, start: datetime = START, end: datetime = START + DAY) -> VerifiedDay:
+def verify(
+    project: Project, *, start: datetime = START, end: datetime = START + DAY, now: datetime = NOW
+) -> VerifiedDay:
     """Verify, write the evidence and the outcomes that name it."""
     with ProjectResource(root=str(project.root)) as resource:
-        day = VerificationDesk(resource).verify(start, end, NOW)
+        day = VerificationDesk(resource).verify(start, end, now)
         assert day is not None
         evidence = write_evidence(resource, day)
         rows = outcome_rows(day, evidence)
