@@ -17,9 +17,10 @@ from sust_cli import Ran, sust
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "verifier" / "evidence"))
 
-from evidence_worlds import DAY, START, document, make_project, verify
+from evidence_worlds import DAY, NOW, START, document, make_project, verify
 
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.world.lake import Lake
 from sust_dagster.world.merkle import leaf_hash, node_hash
 
 
@@ -85,12 +86,23 @@ def test_a_changed_byte_of_a_bundle_is_named(root: Path) -> None:
         path.write_bytes(data)
         found = differences(sust("evidence", "verify", path, "--json"))
         assert found[0]["subject"] == path.stem and found[0]["path"] != "(file name)"
-        everything = differences(verify_all(root))
-        assert {f["subject"] for f in everything} >= {path.stem} and any(
-            "bundle_changed" in f["path"] for f in everything
-        )
+    everything = differences(verify_all(root))
+    assert {f["subject"] for f in everything} >= {path.stem} and any("bundle_changed" in f["path"] for f in everything)
     path.write_bytes(whole)
     assert verify_all(root).code == 0
+
+
+def test_folded_files_are_no_finding_before_their_leaf_is_written(root: Path) -> None:
+    lake = Lake(root / "lake")
+    for table in ("emissions", "activity_ledger", "grid_intensity"):
+        lake.compact(table, NOW)
+    ran = verify_all(root)
+    assert ran.code == 0 and any("still to come" in note for note in ran.json["notes"])
+    version = lake.version("emissions")
+    assert version is not None
+    folded = root / "lake" / "emissions" / lake.commit("emissions", version).added[0]
+    folded.write_bytes(folded.read_bytes()[:-1] + b"x")
+    assert any(f["path"] == "(file_changed)" for f in differences(verify_all(root)))
 
 
 def test_a_bundle_that_is_gone_is_named(root: Path) -> None:
@@ -232,7 +244,7 @@ def test_newest_entries_that_were_deleted_are_found_against_an_older_checkpoint(
     assert {f["path"] for f in found} == {"(log)", "(unlogged)"}, "the bundle and the outcomes lost their leaves"
     found = differences(verify_all(root, "--checkpoints", kept))
     assert any(f["path"] == "(truncated)" and "the newest are gone" in f["computed"] for f in found)
-    # Whoever also deletes what those entries were about leaves a log that looks whole, but not to who kept a checkpoint.
+    # Whoever also deletes what those entries were about leaves a whole log behind, but not for who kept a checkpoint.
     path = next(p for p in (root / "evidence").glob("*.json") if document(p)["claim"]["outcome_id"] == subject)
     path.unlink()
     shutil.rmtree(root / "lake" / "outcomes")
@@ -317,3 +329,34 @@ def test_what_is_no_bundle_or_no_project(whole: Path, tmp_path: Path) -> None:
     assert sust("--project", whole, "evidence", "verify", "x", "--all").code == 2
     text = sust("--project", whole, "evidence", "verify", "--all")
     assert text.code == 0 and text.out.startswith("same")
+
+
+def test_a_portfolio_that_does_not_add_up_is_named(root: Path) -> None:
+    """Bundles that lied when they were written, consistent in themselves and committed to."""
+    from sust_dagster.agents.verifier.evidence.recompute import Z, canonical, sha256
+
+    path = bundle_of(root, verification_status="confirmed", team_id="search")
+    forgery = document(path)
+    total, out = forgery["portfolio"], forgery["outputs"]
+    total["other_g_squared"] *= 0.25  # less risk in the others: a larger share for this one
+    sd = (sum(g * g for g in total["g_kg"].values()) + total["other_g_squared"]) ** 0.5
+    scaled = json.loads(out["scaled_sensitivities"])
+    dot = sum(v * total["g_kg"][k] for k, v in scaled.items())
+    out["credited_kg"] = -out["measured_carbon_delta_kg"] - Z * dot / sd
+    total["sd_kg"], total["savings_ci_lower"] = sd, total["savings_kg"] - Z * sd
+    forgery["digests"] = {name: sha256(forgery[name]) for name in forgery["digests"]}
+    other = path.with_name(f"{sha256(forgery)}.json")
+    other.write_text(canonical(forgery))
+    assert sust("evidence", "verify", other).code == 0, "alone it is consistent"
+    with ProjectResource(root=str(root)) as resource:
+        handle = resource.handle("verifier")
+        rows = handle.read_lake("outcomes").to_pylist()
+        for row in rows:
+            if row["outcome_id"] == out["outcome_id"]:
+                row |= {"evidence_chain": other.stem, "credited_kg": out["credited_kg"]}
+        table = pa.Table.from_pylist(rows, handle.read_lake("outcomes").schema)
+        handle.write_lake("outcomes", table, START, START + DAY, reason="a lie")
+        with handle.transaction() as transaction:
+            transaction.commit_bundle(out["outcome_id"], other.stem)
+    found = differences(verify_all(root))
+    assert (other.stem, "portfolio.sd_kg") in {(f["subject"], f["path"]) for f in found}

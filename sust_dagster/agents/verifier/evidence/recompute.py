@@ -617,13 +617,13 @@ class _Outcome:
         for run in self.runs:
             mine = [r for r in self.compute if r["job_id"] == run["job_id"]]
             first = min(mine, key=lambda r: (r["started_at"] // HOUR, r["activity_id"]), default=None)
-            run["started_at"] = min((r["started_at"] for r in mine), default=None)
+            began = run["started_at"] = min((r["started_at"] for r in mine), default=None)
             run["ended_at"] = max((r["ended_at"] for r in mine), default=None)
             run["region"] = first["region"] if first else None
             asked = run["requested_at"]
-            if mine and run["started_at"] % HOUR == 0:  # a bill by the hour is compared by the hour
+            if began is not None and began % HOUR == 0:  # a bill by the hour is compared by the hour
                 asked -= asked % HOUR
-            run["shift"] = run["started_at"] - asked if mine else 0
+            run["shift"] = 0 if began is None else began - asked
         self.run_of = {run["job_id"]: run for run in self.runs}
 
     def _slice(self, row: dict[str, Any]) -> dict[str, Any]:
