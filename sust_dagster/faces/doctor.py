@@ -232,7 +232,8 @@ def _execution(project: Project) -> Iterator[Finding]:
         log = books.read("decision_log", columns=["status", "approved_at"])
         alerts = books.read("alerts").to_pylist()
     states = log.column("status").to_pylist()
-    detail = ", ".join(f"{states.count(s)} {s}" for s in ("proposed", "approved", "executing", "executed", "failed"))
+    shown = ("proposed", "approved", "executing", "executed", "verified", "failed")
+    detail = ", ".join(f"{states.count(s)} {s}" for s in shown)
     yield Finding("decisions", True, detail)
     seen = {a["alert_id"] for a in alerts if a["event"] == "acknowledged"}
     open_alerts = [a for a in alerts if a["event"] == "raised" and a["alert_id"] not in seen]

@@ -19,12 +19,22 @@ from typing import Any, Self
 
 import dagster as dg
 import sqlalchemy as sa
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
-from dagster._serdes import ConfigurableClassData
+from dagster._serdes import ConfigurableClassData, serialize_value
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.event import listen
 
+_CHECK_PLANNED = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+#: Kinds of events that are written many at a time.
+_BATCHED = {
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+    _CHECK_PLANNED,
+}
 #: Files whose connections are kept: an index and the runs under way.
 _KEPT = 6
 
@@ -41,7 +51,7 @@ event_log_storage:
 
 def _engine_at(address: str) -> Engine:
     engine = sa.create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
-    sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
+    listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
     return engine
 
 
@@ -105,11 +115,7 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
         """Store the events of one run, in order; the asset's page shows the last of each asset."""
         kinds = {e.dagster_event_type for e in events}
-        if (
-            len(events) < 2
-            or kinds != {dg.DagsterEventType.ASSET_MATERIALIZATION}
-            or len({e.run_id for e in events}) > 1
-        ):
+        if len(events) < 2 or not kinds <= _BATCHED or len({e.run_id for e in events}) > 1:
             super().store_event_batch(events)
             return
         rows = [self._event_to_row(e) for e in events]
@@ -119,7 +125,31 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         with self.index_transaction() as connection:
             returning = insert.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
             ids = [row[0] for row in connection.execute(returning, rows)]
-            self._store_asset_event_tags(connection, events, ids)
-            last = {row["asset_key"]: (event, id_) for row, event, id_ in zip(rows, events, ids, strict=True)}
+            stored = list(zip(events, rows, ids, strict=True))
+            of_assets = [s for s in stored if s[0].dagster_event_type != _CHECK_PLANNED]
+            self._store_asset_event_tags(connection, [e for e, _, _ in of_assets], [i for _, _, i in of_assets])
+            last = {(row["asset_key"], event.dagster_event_type): (event, id_) for event, row, id_ in of_assets}
             for event, id_ in last.values():
                 self._store_asset_event(connection, event, id_)
+            planned = [self._planned_check(e, i) for e, _, i in stored if e.dagster_event_type == _CHECK_PLANNED]
+            if planned:
+                connection.execute(AssetCheckExecutionsTable.insert(), [row for rows in planned for row in rows])
+
+    def _planned_check(self, event: dg.EventLogEntry, id_: int) -> list[dict[str, Any]]:
+        """What Dagster's own storage writes for a check that is about to run, one row per partition."""
+        assert event.dagster_event is not None
+        planned: Any = event.dagster_event.event_specific_data
+        subset = planned.partitions_subset
+        return [
+            {
+                "asset_key": planned.asset_key.to_string(),
+                "check_name": planned.check_name,
+                "partition": partition,
+                "run_id": event.run_id,
+                "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
+                "evaluation_event": serialize_value(event),
+                "evaluation_event_timestamp": self._event_insert_timestamp(event),
+                "evaluation_event_storage_id": id_,
+            }
+            for partition in (subset.get_partition_keys() if subset else [None])
+        ]

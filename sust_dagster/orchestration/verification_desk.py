@@ -11,6 +11,7 @@ guessed; a later verification of the same day restates it.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -316,8 +317,15 @@ class VerificationDesk:
                 ),
             }
         )
+        # A run that two changes claim is looked at for each by itself; neither has a number (``ambiguous_runs``).
+        own = table.column("run_id").to_pylist()
+        twice = {run for run, n in Counter(own).items() if n > 1}
+        shared = {o for o, run in zip(table.column("outcome_id").to_pylist(), own, strict=True) if run in twice}
+        alone = pc.is_in(table.column("outcome_id"), pa.array(sorted(shared), pa.string()))
+        parts = [(table.filter(pc.invert(alone)), [c.outcome_id for c in cases if c.outcome_id not in shared])]
+        parts += [(table.filter(pc.equal(table.column("outcome_id"), o)), [o]) for o in sorted(shared)]
         none = pa.table({"run_id": pa.array([], pa.string()), "needs_run_id": pa.array([], pa.string())})
-        return sla(table, none, pa.array([c.outcome_id for c in cases], pa.string()))
+        return pa.concat_tables([sla(rows, none, pa.array(ids, pa.string())) for rows, ids in parts])
 
     def _claims(
         self, cases: Sequence[Case], runs: Moved, costs: pa.Table, promises: pa.Table, now: datetime, until: datetime

@@ -23,6 +23,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -48,6 +49,8 @@ _COMPACTED_KEY = b"sust.slots"
 _FOLDED_ROWS = 131_072
 #: Rows up to which a file is small.
 _SMALL = 10_000
+#: Fewer slots than these are encoded one after the other.
+_FEW = 8
 _COMMITTED_KEY = b"sust.committed"
 _TABLE_CONFIGURATION: dict[str, str | None] = {
     # Old versions are evidence: neither files nor log entries expire.
@@ -438,9 +441,8 @@ class Lake:
         removed: dict[str, _File] = {}
         written: list[str] = []
         restated: list[Restatement] = []
-        for slot, rows in payloads.items():
+        for (slot, rows), (path, body) in zip(payloads.items(), _encoded(payloads), strict=True):
             before = held.get(slot, [])
-            path, body = _encode(slot, rows) if rows.num_rows else (None, b"")
             after = _name_parts(path)[1] if path else None
             hashes = [f.slots[slot] for f in before]
             if hashes == ([after] if after else []) or self._same_content(spec, before, rows):
@@ -760,6 +762,21 @@ def _range_filter(spec: TableSpec, start: datetime | None, end: datetime | None)
     if after is not None and before is not None:
         return after & before
     return after if after is not None else before
+
+
+def _encoded(payloads: Mapping[str, pa.Table]) -> Iterator[tuple[str | None, bytes]]:
+    """Path and bytes of each slot's file, in order; none for a slot without rows. A few at a time, on two threads."""
+    items = list(payloads.items())
+
+    def encode(item: tuple[str, pa.Table]) -> tuple[str | None, bytes]:
+        return _encode(*item) if item[1].num_rows else (None, b"")
+
+    if len(items) < _FEW:
+        yield from map(encode, items)
+        return
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for at in range(0, len(items), _FEW):
+            yield from pool.map(encode, items[at : at + _FEW])
 
 
 def _encode(slot: str, rows: pa.Table) -> tuple[str, bytes]:

@@ -98,8 +98,7 @@ def test_the_scorecard_sets_the_claim_beside_the_truth(demo: DemoResult) -> None
     assert (before, after) == (pytest.approx(card["baseline_kg"]), pytest.approx(card["optimized_kg"]))
     assert worlds[0]["job_id"].equals(worlds[1]["job_id"]), "the same jobs in both worlds"
     assert card["sla_violations"] == 0
-    for later in ("outcomes", "verified_kg", "credited_kg"):
-        assert card[later] is None
+    assert card["outcomes"] == card["executed"]
 
 
 def test_no_job_starts_before_what_was_asked_or_leaves_its_window(demo: DemoResult) -> None:
@@ -133,7 +132,9 @@ def test_running_it_again_changes_nothing(demo: DemoResult) -> None:
 def test_the_doctor_hears_the_heartbeat_and_sees_the_kill_switch(demo: DemoResult, tmp_path: Path) -> None:
     by_name = {f.subject: f for f in examine(demo.project.root)}
     assert by_name["heartbeat: decide"].ok and by_name["execution"].ok
-    assert f"{demo.scorecard['executed']} executed" in by_name["decisions"].detail
+    states = demo.scorecard["by_state"]
+    assert f"{states['executed']} executed" in by_name["decisions"].detail
+    assert f"{states['verified']} verified" in by_name["decisions"].detail
     other = Path(shutil.copytree(demo.project.root, tmp_path / "late"))
     stopped = load_project(other).model_copy(
         update={"execution_enabled": False, "end": demo.project.last_hour_end() + timedelta(days=2)}
@@ -191,8 +192,11 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(demo: DemoResult, tm
         assert (root / name).read_bytes() == (demo.project.root / name).read_bytes(), name
     resumed = demo.project.model_copy(update={"root": root})
     ours, theirs = lake_of(demo.project), lake_of(resumed)
-    others = [name for name, spec in TABLES.items() if spec.home == "lake" and name != "executions"]
+    others = [n for n, spec in TABLES.items() if spec.home == "lake" and n not in ("executions", "outcomes")]
     assert theirs.digest(others) == ours.digest(others)
+    assert theirs.read("outcomes").equals(ours.read("outcomes")), "with the same evidence"
+    bundles = [sorted(p.name for p in (r / "evidence").iterdir()) for r in (root, demo.project.root)]
+    assert bundles[0] == bundles[1]
     # An attempt that was cut off stays on record as one without an answer: what it led to is the same.
     assert applied(theirs) == applied(ours)
     with ProjectResource(root=str(root)) as resource:

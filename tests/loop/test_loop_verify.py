@@ -9,6 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from sust_dagster.agents.verifier.portfolio import portfolio_of
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
 from sust_dagster.faces.demo import DemoResult, run_demo
 from sust_dagster.faces.runs import open_instance
+from sust_dagster.orchestration.assets.verify import checked
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.orchestration.verification_desk import UNSETTLED, VerificationDesk, days_to_verify
 
@@ -137,6 +139,36 @@ def test_promises_and_money_of_each_outcome(outcomes: pd.DataFrame) -> None:
     assert len(moved) and (moved["measured_cost_delta_usd"] != 0).all()
 
 
+def test_each_check_of_the_outcomes_has_a_fault_that_fails_it(demo: DemoResult) -> None:
+    start, end = demo.project.start, demo.project.last_hour_end()
+    with ProjectResource(root=str(demo.project.root)) as resource:
+        day = VerificationDesk(resource).verify(start, end, end)
+        rows = lake_of(demo.project).read("outcomes")
+
+        def failed(table: pa.Table) -> set[str | None]:
+            return {r.check_name for r in checked(resource, table, day) if not r.passed}
+
+        assert failed(rows) == set()
+        at = rows.column_names.index("credited_kg")
+        more = pc.multiply(rows.column("credited_kg"), 1 + 1e-6)
+        assert failed(rows.set_column(at, "credited_kg", more)) == {"credits_add_up_to_the_bound"}
+        kept = pc.is_null(rows.column("credited_kg"))
+        assert "every_execution_has_an_outcome" in failed(rows.filter(pc.invert(kept)))
+        assert "every_execution_has_an_outcome" in failed(pa.concat_tables([rows, rows.slice(0, 1)]))
+        at = rows.column_names.index("evidence_chain")
+        other = pa.array(["0" * 64] * rows.num_rows)
+        assert failed(rows.set_column(at, "evidence_chain", other)) == {"evidence_is_there"}
+        bundle = demo.project.evidence_root / f"{rows.column('evidence_chain')[0]}.json"
+        held = bundle.read_bytes()
+        try:
+            bundle.write_bytes(held.replace(b'"sust-evidence/v1"', b'"sust-evidence/v2"'))
+            assert failed(rows) == {"evidence_is_there"}
+        finally:
+            bundle.write_bytes(held)
+        assert failed(rows) == set()
+
+
+@pytest.mark.slow
 def test_a_longer_demo_verifies_what_had_not_settled(tmp_path: Path) -> None:
     short = run_demo(tmp_path / "demo", 4, SEED, bars())
     before = lake_of(short.project).read("outcomes").to_pandas().set_index("outcome_id")

@@ -71,6 +71,28 @@ def _environment(project: Project) -> Generator[None]:
                 os.environ[name] = value
 
 
+def _target(project: Project) -> Path:
+    return project.marts_root / ".dbt"
+
+
+def parse_ahead(project: Project) -> subprocess.Popen[bytes]:
+    """Begin to parse the dbt project for this project's runs, in a process of its own; nobody has to wait for it."""
+    folders = [
+        "--project-dir",
+        str(DBT_PROJECT),
+        "--profiles-dir",
+        str(DBT_PROJECT),
+        "--target-path",
+        str(_target(project)),
+    ]
+    return subprocess.Popen(
+        [dbt_executable(), "--quiet", "--log-path", str(_target(project)), "parse", *folders],
+        env={**os.environ, **environment(project)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def _build_folder(project: Project) -> Path:
     return project.marts_root / ".build"
 
@@ -119,8 +141,9 @@ def build() -> list[dg.AssetsDefinition | dg.AssetSpec]:
         shutil.rmtree(built, ignore_errors=True)
         built.mkdir(parents=True)
         with _environment(project.project):
-            # What dbt compiles and logs stays with the project, too: by default each run leaves a folder in ours.
-            for event in dbt.cli(["build"], context=context, target_path=built / "dbt").stream():
+            # What dbt compiles and logs stays with the project, too: by default each run leaves a folder in ours. It is
+            # kept: the next run need not parse what did not change.
+            for event in dbt.cli(["build"], context=context, target_path=_target(project.project)).stream():
                 yield _with_rows(event, context, built)
         for file in sorted(built.glob("*.parquet")):
             file.replace(project.project.marts_root / file.name)

@@ -73,12 +73,12 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
             desk.record(rows, now)
             metadata = {**_metadata(rows, day), **_divergence(desk.watch(day, now))}
         yield dg.Output(between(rows, "executed_on", start, end), metadata=metadata)
-        yield from _checked(project, rows, day)
+        yield from checked(project, rows, day)
 
     return [outcomes]
 
 
-def _checked(project: ProjectResource, rows: pa.Table, day: VerifiedDay | None) -> Iterator[dg.AssetCheckResult]:
+def checked(project: ProjectResource, rows: pa.Table, day: VerifiedDay | None) -> Iterator[dg.AssetCheckResult]:
     """What must hold of the rows, asked of the rows, the books and the files."""
     off = 0.0
     for total in day.verified.portfolios.to_pylist() if day else ():
