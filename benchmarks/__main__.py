@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "plan_rules": ((), ("100000",)),
     "plan_scale": ((), ("--jobs", "10000")),
     "plan_traces": ((), ("--coupled-days", "2")),
+    "portfolio_interval": ((), ("100_000",)),
 }
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from sust_dagster.agents.verifier.evidence.recompute import AGREE, Normals, check, named_by_hash, sha256
+from sust_dagster.orchestration.signing import sign_head
 from sust_dagster.settings import Project
 from sust_dagster.world.access import World
 from sust_dagster.world.books import Books
@@ -40,7 +41,6 @@ from sust_dagster.world.transparency import (
     find_leaves,
     prove_consistency,
     prove_inclusion,
-    sign_log,
     verify_log,
 )
 
@@ -654,12 +654,8 @@ def _said(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
 
 def sign_checkpoint(project: Project, out: Path | None) -> dict[str, Any]:
     """Sign for the log as it is now; ``out``: a copy to keep elsewhere. Raises ``LogError`` where it is not whole."""
+    signed = sign_head(project)
     signer = load_signer(project.log_key, keep_out_of=[project.lake_root])
-    books = Books.open(project.books_address)
-    try:
-        signed = sign_log(books, Lake(project.lake_root), project.checkpoints_root, signer, datetime.now(UTC))
-    finally:
-        books.close()
     if out is not None:
         out.write_bytes(signed.path.read_bytes())
     return {

@@ -63,6 +63,7 @@ class Loop:
             tell(1)
         self.sense(first, end)
         self.verify(days, end)
+        self._job("sign_log_checkpoint", reason="the days are over")
 
     def sense(self, start: datetime, end: datetime) -> None:
         """The hours that are not in yet."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from sust_dagster.orchestration import compaction, reviews
+from sust_dagster.orchestration import compaction, reviews, signing
 
 #: How far back late bills and revised grid data are looked for, days.
 RECONCILE_DAYS = 3
@@ -65,7 +65,7 @@ def build(
             description="Install the factors shipped with this release where they are missing.",
         ),
     ]
-    jobs += [compaction.build(RECONCILE_DAYS), reviews.build()]
+    jobs += [compaction.build(RECONCILE_DAYS), reviews.build(), signing.build()]
     if with_marts:
         jobs.append(
             dg.define_asset_job(

@@ -66,6 +66,13 @@ def build(project: Project, jobs: dict[str, AssetJob]) -> list[Any]:
             description="What is approved by half past three is in place when the plan's first jobs are asked for.",
         ),
         dg.ScheduleDefinition(
+            name="daily_checkpoint",
+            job=jobs["sign_log_checkpoint"],
+            cron_schedule="30 5 * * *",
+            execution_timezone="UTC",
+            description="After the night's work: a signed head of the transparency log, to be kept elsewhere.",
+        ),
+        dg.ScheduleDefinition(
             name="compact_lake",
             job=jobs["compact_lake"],
             cron_schedule="15 4 * * 0",

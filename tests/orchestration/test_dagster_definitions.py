@@ -115,13 +115,14 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
         "review_decisions",
         "execute_approved",
         "daily_verify",
+        "sign_log_checkpoint",
     }
     assert {s.name for s in defs.sensors or ()} == {
         "plan_on_demand", "review_decisions", "execute_approved", "watch_the_loop"
     }  # fmt: skip
     assert {s.name for s in defs.schedules or ()} == {
         "hourly_sense_and_model", "reconcile_late_data", "daily_marts", "compact_lake", "daily_plan",
-        "daily_execution", "daily_verification",
+        "daily_execution", "daily_verification", "daily_checkpoint",
     }  # fmt: skip
     assert schedule(defs, "compact_lake").cron_schedule == "15 4 * * 0"
     job = defs.resolve_job_def("hourly_sense_and_model")
