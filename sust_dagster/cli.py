@@ -439,6 +439,26 @@ def report(
     print_json({"report": str(path), **summary(project)}) if as_json else stderr.print(f"wrote {path}")
 
 
+@app.command()
+@_bad_input
+def verify(
+    start: Annotated[datetime | None, typer.Option("--from", help="First day of execution; default: all.")] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", help="End, exclusive; default: the project's present.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify what executed changes truly saved, from data that has settled; evidence goes beside the lake."""
+    from sust_dagster.faces.verify import in_words, run_verify
+
+    found = run_verify(_project(), _utc(start), _utc(end))
+    if as_json:
+        print_json(found)
+        return
+    print_table("outcomes", {status: f"{n:,}" for status, n in found["outcomes_by_status"].items()})
+    stderr.print(in_words(found), markup=False)
+
+
 @app.command(name="raw-record")
 @_bad_input
 def raw_record(

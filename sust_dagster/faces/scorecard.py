@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
-from sust_dagster.agents.verifier.portfolio import portfolio_of
 from sust_dagster.connectors.sources import fake_cloud, untouched_cloud
 from sust_dagster.faces.console import number, stdout
 from sust_dagster.faces.simulate import replaced
+from sust_dagster.faces.verify import in_words, summed_up
 from sust_dagster.orchestration.resources import ProjectResource
-from sust_dagster.orchestration.verification_desk import UNSETTLED
 from sust_dagster.settings import Project
 from sust_dagster.simulator.dependencies import dependencies
 from sust_dagster.simulator.twins import broken, deferred, static_table, world
@@ -80,41 +79,15 @@ def print_scorecard(card: Mapping[str, Any]) -> None:
         f"{states}, {card['deferred_jobs']:,} jobs deferred, {card['sla_violations']:,} promises broken",
         f"carbon saved: {saved} ({of_baseline})",
         f"cost: estimated {card['cost_delta_usd']:+,.2f} USD, true {card['true_cost_delta_usd']:+,.2f} USD",
-        _verified(card),
+        in_words(card),
     ):
         stdout.print(f"  {line}", markup=False, soft_wrap=True)
-
-
-def _verified(card: Mapping[str, Any]) -> str:
-    if card["verified_kg"] is None:
-        return f"verified: nothing yet; {card['outcomes_unsettled']:,} outcomes wait for their data"
-    low, high = (number(card[f"verified_ci90_{end}_kg"], "kg") for end in ("lower", "upper"))
-    waiting = f", {card['outcomes_unsettled']:,} not settled" if card["outcomes_unsettled"] else ""
-    return (
-        f"verified: {number(card['verified_kg'], 'kg')} [90 %: {low} to {high}], credited "
-        f"{number(card['credited_kg'], 'kg')}; {card['outcomes']:,} outcomes{waiting}"
-    )
 
 
 def _outcomes(project: Project) -> dict[str, Any]:
     """What was verified, over all settled outcomes; null where there is none."""
     with ProjectResource(root=str(project.root)) as resource:
-        rows = resource.handle("copilot").read_lake("outcomes")
-    counts = pc.value_counts(rows.column("verification_status")).to_pylist()
-    late = pc.fill_null(pc.match_substring(rows.column("reason"), UNSETTLED), False)
-    verified = rows.filter(pc.is_valid(rows.column("measured_carbon_delta_kg")))
-    total = portfolio_of(verified)
-    return {
-        "outcomes": rows.num_rows,
-        "outcomes_by_status": {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: c["values"])},
-        "outcomes_unsettled": pc.sum(late).as_py() or 0,
-        "verified_kg": None if total is None else total.savings_kg,
-        "verified_ci90_lower_kg": None if total is None else total.lower_kg,
-        "verified_ci90_upper_kg": None if total is None else total.upper_kg,
-        "credited_kg": None if total is None else pc.sum(verified.column("credited_kg")).as_py(),
-        "claimed_of_verified_kg": None if total is None else -pc.sum(verified.column("claimed_delta_kg")).as_py(),
-        "verified_cost_delta_usd": pc.sum(verified.column("measured_cost_delta_usd")).as_py(),
-    }
+        return summed_up(resource.handle("copilot").read_lake("outcomes"))
 
 
 def _decisions(project: Project) -> dict[str, Any]:

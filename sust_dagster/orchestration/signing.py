@@ -1,6 +1,6 @@
 """The transparency log's head, signed every day: what can be kept elsewhere.
 
-Belongs here: the job. Does not belong here: what a checkpoint is (``world.checkpoint``), the log itself (``transparency``).
+Belongs here: the job. Does not belong here: checkpoints (``world.checkpoint``), the log (``world.transparency``).
 """
 
 from datetime import UTC, datetime

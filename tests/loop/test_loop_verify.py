@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -137,6 +139,19 @@ def test_promises_and_money_of_each_outcome(outcomes: pd.DataFrame) -> None:
     assert known["measured_cost_delta_usd"].notna().all()
     moved = known[known["leakage_kg"] > 0]
     assert len(moved) and (moved["measured_cost_delta_usd"] != 0).all()
+
+
+def test_the_command_verifies_again_and_changes_nothing(demo: DemoResult) -> None:
+    lake = lake_of(demo.project)
+    before, version = lake.read("outcomes"), lake.version("outcomes")
+    ran = subprocess.run(
+        [sys.executable, "-m", "sust_dagster.cli", "--project", str(demo.project.root), "verify", "--json"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = json.loads(ran.stdout)
+    assert found == {k: demo.scorecard[k] for k in found}
+    assert lake.version("outcomes") == version
+    assert lake.read("outcomes").equals(before)
 
 
 def test_each_check_of_the_outcomes_has_a_fault_that_fails_it(demo: DemoResult) -> None:
