@@ -160,7 +160,9 @@ class VerificationDesk:
             rows = snapshot.read_books("outbox", {"recommendation_id": ids}).to_pylist()
         histories: dict[str, list[Event]] = {}
         for event in events:
-            histories.setdefault(event["recommendation_id"], []).append(event)
+            # That it was verified is said of the evidence, so it can be no part of it: else each look would change it.
+            if event["to_status"] != "verified":
+                histories.setdefault(event["recommendation_id"], []).append(event)
         intents: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(rows, key=lambda r: (r["intent_id"], r["sequence"])):
             intents.setdefault(row["intent_id"], []).append(row)
