@@ -31,7 +31,8 @@ def statuses(
     ``claimed_kg`` NaN means that nothing was claimed: no point is below it.
     """
     missing = disqualified | ~(np.isfinite(savings_kg) & np.isfinite(lower_kg) & np.isfinite(upper_kg))
-    half = (upper_kg - lower_kg) / 2
+    lower, upper = (np.where(missing, 0.0, bound) for bound in (lower_kg, upper_kg))
+    half = upper / 2 - lower / 2  # the difference itself may be larger than any number
     return np.select(
         [
             missing,
