@@ -109,7 +109,7 @@ def demo(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Simulate a cloud and run the loop on it day by day: sense, model, decide, act; marts, report, scorecard."""
+    """Simulate a cloud and run the loop on it day by day: sense to act, then verify; marts, report, scorecard."""
     from sust_dagster.faces.demo import run_demo
     from sust_dagster.faces.scorecard import print_scorecard
 

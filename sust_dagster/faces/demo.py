@@ -73,7 +73,7 @@ def run_demo(out: Path, days: int, seed: int, bars: Progress, replay: str = "") 
     bars.update(task, completed=1)
     parsing = parse_ahead(project) if marts else None
     with open_instance(project) as instance:
-        task = bars.add_task("the loop: sense, model, decide, act", total=days)
+        task = bars.add_task("the loop: sense, model, decide, act, verify", total=days)
         Loop(project, defs, instance).run(lambda done: bars.advance(task, done))
         if parsing is not None:
             parsing.wait()

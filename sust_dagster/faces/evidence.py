@@ -31,7 +31,6 @@ from sust_dagster.world.checkpoint import (
     Checkpoint,
     CheckpointError,
     Verifier,
-    load_signer,
     open_checkpoint,
     read_checkpoints,
 )
@@ -654,8 +653,7 @@ def _said(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
 
 def sign_checkpoint(project: Project, out: Path | None) -> dict[str, Any]:
     """Sign for the log as it is now; ``out``: a copy to keep elsewhere. Raises ``LogError`` where it is not whole."""
-    signed = sign_head(project)
-    signer = load_signer(project.log_key, keep_out_of=[project.lake_root])
+    signed, verifier = sign_head(project)
     if out is not None:
         out.write_bytes(signed.path.read_bytes())
     return {
@@ -663,7 +661,7 @@ def sign_checkpoint(project: Project, out: Path | None) -> dict[str, Any]:
         "copy": None if out is None else str(out),
         "size": signed.checkpoint.size,
         "root": signed.checkpoint.root.hex(),
-        "key": str(signer.verifier),
+        "key": str(verifier),
         "new": signed.new,
         "late": list(signed.reconciled.late),
         "foreign": list(signed.reconciled.foreign),

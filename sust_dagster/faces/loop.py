@@ -1,4 +1,5 @@
-"""The loop day by day over a simulated cloud: sense and model, plan, people sign, act; and again the next day.
+"""The loop day by day over a simulated cloud: sense and model, plan, people sign, act; and again the
+next day; then verify.
 
 Belongs here: which job runs when on the simulated clock, and where a stopped loop goes on. Does not belong here: what
 the steps do (the assets), the demo's files (``demo``).

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -92,7 +93,7 @@ class Case:
     def begun(self) -> Event:
         return next(e for e in self.history if e["to_status"] == "executing")
 
-    @property
+    @cached_property
     def proposal(self) -> dict[str, Any]:
         return proposal_of(self.history)
 
@@ -274,7 +275,8 @@ class VerificationDesk:
     def _costs(self, cases: Sequence[Case], runs: Moved, prices: pa.Table) -> pa.Table:
         usage = runs.usage
         # What the same hours would have been billed as at home: the size the workload had before.
-        sku = {c.outcome_id: (c.proposal_config or {}).get("instance_type") for c in map(_Config, cases)}
+        configs = {c.outcome_id: json.loads(c.proposal.get("current_config") or "{}") for c in cases}
+        sku = {outcome: config.get("instance_type") for outcome, config in configs.items()}
         names = [
             sku.get(o) or t
             for o, t in zip(*(usage.column(n).to_pylist() for n in ("outcome_id", "instance_type")), strict=True)
@@ -380,14 +382,6 @@ class VerificationDesk:
 
 #: The ledger's columns, and whose provider they are of.
 _LEDGER = (*LEDGER_COLUMNS, "cloud_provider")
-
-
-class _Config:
-    """The configuration a workload had before, as its proposal says."""
-
-    def __init__(self, case: Case) -> None:
-        self.outcome_id = case.outcome_id
-        self.proposal_config = json.loads(case.proposal.get("current_config") or "{}")
 
 
 def _keys(runs: Moved) -> list[str]:

@@ -1,20 +1,18 @@
 """The total of any choice of stored outcomes, with its interval: from the rows alone.
 
-Belongs here: reading the vectors that OUTCOMES rows carry and adding them up, signed, before anything is squared. Does
-not belong here: how a row got its vector (``sensitivity``), credit (``credit``).
+Belongs here: reading the vectors that OUTCOMES rows carry. Does not belong here: adding them up (``outcome``), how a
+row got its vector (``sensitivity``), credit (``credit``).
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sust_dagster.agents.verifier.uncertainty import Z90
+from sust_dagster.agents.verifier.outcome import aggregate
 
 
 @dataclass(frozen=True)
@@ -23,14 +21,8 @@ class Portfolio:
 
     savings_kg: float
     sd_kg: float
-
-    @property
-    def lower_kg(self) -> float:
-        return self.savings_kg - Z90 * self.sd_kg
-
-    @property
-    def upper_kg(self) -> float:
-        return self.savings_kg + Z90 * self.sd_kg
+    lower_kg: float
+    upper_kg: float
 
 
 def portfolio_of(outcomes: pa.Table) -> Portfolio | None:
@@ -42,9 +34,15 @@ def portfolio_of(outcomes: pa.Table) -> Portfolio | None:
     known = outcomes.filter(pc.is_valid(outcomes.column("measured_carbon_delta_kg")))
     if not known.num_rows:
         return None
-    total: defaultdict[str, float] = defaultdict(float)
-    for vector in known.column("scaled_sensitivities").to_pylist():
-        for key, value in json.loads(vector or "{}").items():
-            total[key] += value
-    savings = -math.fsum(known.column("measured_carbon_delta_kg").to_pylist())
-    return Portfolio(savings, math.sqrt(math.fsum(v * v for v in total.values())))
+    ids = known.column("outcome_id").to_pylist()
+    vectors = [json.loads(vector or "{}") for vector in known.column("scaled_sensitivities").to_pylist()]
+    rows = pa.table(
+        {
+            "outcome_id": pa.array([i for i, vector in zip(ids, vectors, strict=True) for _ in vector], pa.string()),
+            "factor_key": pa.array([key for vector in vectors for key in vector], pa.string()),
+            "scaled_kg": pa.array([kg for vector in vectors for kg in vector.values()], pa.float64()),
+        }
+    )
+    savings = pc.negate(known.column("measured_carbon_delta_kg")).to_pylist()
+    total = aggregate(rows, dict(zip(ids, savings, strict=True)), ids)
+    return Portfolio(*(float(part[0]) for part in (total.savings, total.sd, total.lower, total.upper)))
