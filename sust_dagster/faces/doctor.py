@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import shutil
 import sys
 from collections.abc import Generator, Iterator
@@ -199,20 +198,18 @@ def _instance(project: Project) -> Generator[Any]:
     import dagster as dg
     from dagster._core.instance.ref import InstanceRef
 
+    from sust_dagster.faces.runs import variable
+
     folder = project.root / "dagster"
     if not (folder / "dagster.yaml").exists():
         yield None
         return
-    before = os.environ.get("DAGSTER_HOME")
-    os.environ["DAGSTER_HOME"] = str(folder)  # its settings ask for it
-    try:
-        with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as seen:
-            yield seen
-    finally:
-        if before is None:
-            del os.environ["DAGSTER_HOME"]
-        else:
-            os.environ["DAGSTER_HOME"] = before
+    # Its settings ask for the folder by this name.
+    with (
+        variable("DAGSTER_HOME", str(folder)),
+        dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder))) as seen,
+    ):
+        yield seen
 
 
 def _execution(project: Project) -> Iterator[Finding]:

@@ -72,7 +72,7 @@ def open_instance(project: Project) -> Generator[dg.DagsterInstance]:
         "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
     }
     with (
-        _variable("DAGSTER_HOME", folder),
+        variable("DAGSTER_HOME", folder),
         dg.DagsterInstance.from_ref(InstanceRef.from_dir(folder, overrides=quiet)) as instance,
     ):
         _bury_dead_runs(instance)
@@ -80,7 +80,7 @@ def open_instance(project: Project) -> Generator[dg.DagsterInstance]:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Generator[None]:
+def variable(name: str, value: str) -> Generator[None]:
     """An environment variable, set for a time."""
     before = os.environ.get(name)
     os.environ[name] = value

@@ -136,18 +136,6 @@ class Demand:
         """The jobs asked for in hours ``[first, last)``; not to be written into, worlds share it."""
         return _requests(self, first, last)
 
-    def _requests(self, first: int, last: int) -> Requests:
-        hours = np.arange(first, last, dtype=np.int64)
-        counts = self.counts(hours)
-        if counts.size and counts.max() > MAX_ORDINAL:
-            raise ValueError(f"more than {MAX_ORDINAL} jobs of one workload in one hour")
-        flat = counts.reshape(-1)
-        cell = np.repeat(np.arange(flat.size), flat)
-        ordinal = np.arange(cell.size) - np.repeat(np.cumsum(flat) - flat, flat)
-        row, workload = np.divmod(cell, max(1, len(self.workloads)))
-        hour = hours[row]
-        return self._draw(workload, hour, ordinal)
-
     def _draw(self, workload: Ints, hour: Hours, ordinal: Ints) -> Requests:
         per = self.workloads
         addresses = np.array([w.address for w in per], np.int64)
@@ -169,7 +157,16 @@ class Demand:
 @lru_cache(maxsize=4)
 def _requests(demand: Demand, first: int, last: int) -> Requests:
     """Twin worlds, and everything that looks at one span, ask for the same jobs."""
-    return demand._requests(first, last)
+    hours = np.arange(first, last, dtype=np.int64)
+    counts = demand.counts(hours)
+    if counts.size and counts.max() > MAX_ORDINAL:
+        raise ValueError(f"more than {MAX_ORDINAL} jobs of one workload in one hour")
+    flat = counts.reshape(-1)
+    cell = np.repeat(np.arange(flat.size), flat)
+    ordinal = np.arange(cell.size) - np.repeat(np.cumsum(flat) - flat, flat)
+    row, workload = np.divmod(cell, max(1, len(demand.workloads)))
+    hour = hours[row]
+    return demand._draw(workload, hour, ordinal)
 
 
 @lru_cache(maxsize=16)
