@@ -1,3 +1,3 @@
-select team_id, month, credited_kg, savings_ci90_lower_kg
+select team_id, month, credited_kg, credit_bound_kg
 from {{ ref('savings_by_team') }}
-where abs(credited_kg - savings_ci90_lower_kg) > 1e-9 * greatest(1, abs(savings_kg))
+where abs(credited_kg - credit_bound_kg) > 1e-9 * greatest(1, abs(savings_kg))

@@ -594,7 +594,7 @@ OUTCOMES = TableSpec(
         Column("measured_cost_delta_usd", FLOAT, "actual bill - counterfactual bill", "USD", True),
         Column("sla_compliant", BOOL, "SLA kept", nullable=True),
         Column("sla_detail", STRING, "JSON", nullable=True),
-        Column("verification_method", STRING, "counterfactual/v1, diff_in_diff, synthetic_control"),
+        Column("verification_method", STRING, "counterfactual/v2, diff_in_diff, synthetic_control"),
         Column("evidence_chain", STRING, "SHA-256 of the evidence bundle", nullable=True),
         Column("verification_status", STRING, "confirmed, partial, refuted, inconclusive, disqualified"),
         Column("reason", STRING, "named gate when disqualified", nullable=True),

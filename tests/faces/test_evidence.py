@@ -333,7 +333,7 @@ def test_what_is_no_bundle_or_no_project(whole: Path, tmp_path: Path) -> None:
 
 def test_a_portfolio_that_does_not_add_up_is_named(root: Path) -> None:
     """Bundles that lied when they were written, consistent in themselves and committed to."""
-    from sust_dagster.agents.verifier.evidence.recompute import Z, canonical, sha256
+    from sust_dagster.agents.verifier.evidence.recompute import canonical, lower_bound, sha256
 
     path = bundle_of(root, verification_status="confirmed", team_id="search")
     forgery = document(path)
@@ -342,8 +342,9 @@ def test_a_portfolio_that_does_not_add_up_is_named(root: Path) -> None:
     sd = (sum(g * g for g in total["g_kg"].values()) + total["other_g_squared"]) ** 0.5
     scaled = json.loads(out["scaled_sensitivities"])
     dot = sum(v * total["g_kg"][k] for k, v in scaled.items())
-    out["credited_kg"] = -out["measured_carbon_delta_kg"] - Z * dot / sd
-    total["sd_kg"], total["savings_ci_lower"] = sd, total["savings_kg"] - Z * sd
+    total["sd_kg"] = sd
+    total["credit_bound_kg"], by_saving, by_sd = lower_bound(total["savings_kg"], sd)
+    out["credited_kg"] = -by_saving * out["measured_carbon_delta_kg"] + by_sd * dot / sd
     forgery["digests"] = {name: sha256(forgery[name]) for name in forgery["digests"]}
     other = path.with_name(f"{sha256(forgery)}.json")
     other.write_text(canonical(forgery))

@@ -29,7 +29,7 @@ from verifier_cases import (
 
 from sust_dagster.agents.verifier import aggregate, lognormal_factor
 from sust_dagster.agents.verifier.counterfactual import cut
-from sust_dagster.agents.verifier.credit import euler_credits
+from sust_dagster.agents.verifier.credit import euler_credits, lower_bound
 from sust_dagster.agents.verifier.inputs import read
 from sust_dagster.agents.verifier.sensitivity import terms
 from sust_dagster.agents.verifier.status import STATUSES, statuses
@@ -273,10 +273,12 @@ def test_credits_sum_to_the_lower_bound_of_team_and_month():
     for p in result.portfolios.to_pylist():
         mine = [r for r in rows if (r["team_id"], r["month"]) == (p["team_id"], p["month"])]
         assert p["outcomes"] == len(mine)
-        assert sum(r["credited_kg"] for r in mine) == pytest.approx(p["savings_ci_lower"], rel=1e-9)
+        assert sum(r["credited_kg"] for r in mine) == pytest.approx(p["credit_bound_kg"], rel=1e-9)
+        assert p["credit_bound_kg"] <= p["savings_ci_lower"]
+        assert p["savings_kg"] < 0 or p["credit_bound_kg"] == p["savings_ci_lower"]
         assert p["savings_kg"] == pytest.approx(-sum(r["measured_carbon_delta_kg"] for r in mine))
         # Credit is never below what the outcome would earn alone by the linear bound.
-        for r in mine:
+        for r in mine if p["savings_kg"] > 0 else ():
             assert r["credited_kg"] >= -r["measured_carbon_delta_kg"] - Z90 * r["carbon_sd_kg"] - 1e-12
     assert min(r["credited_kg"] for r in rows) < 0 < max(r["credited_kg"] for r in rows)
 
@@ -326,6 +328,33 @@ def test_credit_where_nothing_in_the_total_is_uncertain_is_the_saving():
     total = portfolios(savings, group, 1, outcome, key, scaled, 1)
     assert total.sd[0] == 0
     assert euler_credits(savings, group, outcome, scaled, total).tolist() == [3.0, -1.0]
+
+
+def test_the_bound_of_a_loss_is_that_of_a_log_normal_loss():
+    losses, sds = np.array([-100.0, -100.0, -100.0]), np.array([1.0, 20.0, 60.0])
+    bound = lower_bound(losses, sds).kg
+    # The loss itself as a log-normal figure of that spread: its 95 % quantile.
+    spread = np.sqrt(np.log(1 + (sds / 100) ** 2))
+    assert bound == pytest.approx(losses * np.exp(Z90 * spread))
+    assert (bound < losses - Z90 * sds).all()
+    # A gain keeps the straight line, and so does a loss that is all error.
+    assert lower_bound(-losses, sds).kg == pytest.approx(100 - Z90 * sds)
+    assert lower_bound(np.array([-1e-9]), np.array([5.0])).kg == pytest.approx([-5 * Z90])
+
+
+@given(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.floats(0.01, 100))
+def test_the_credit_bound_is_homogeneous_and_euler_adds_up(saving, sd, scale):
+    bound = lower_bound(np.array([saving, saving * scale]), np.array([sd, sd * scale]))
+    size = abs(saving) + sd
+    assert bound.kg[1] == pytest.approx(bound.kg[0] * scale, abs=1e-9 * size * scale)
+    assert bound.by_saving[0] * saving + bound.by_sd[0] * sd == pytest.approx(bound.kg[0], abs=1e-9 * size)
+    assert bound.kg[0] <= saving - Z90 * sd + 1e-9 * size
+    # The derivatives are those of the bound: a small step in each argument (away from where the two branches meet).
+    step = 1e-6 * size
+    for d_saving, d_sd, slope in ((step, 0.0, bound.by_saving[0]), (0.0, step, bound.by_sd[0])):
+        near = lower_bound(np.array([saving - d_saving, saving + d_saving]), np.array([max(sd - d_sd, 0.0), sd + d_sd]))
+        if len({*near.by_sd.round(3), round(float(bound.by_sd[0]), 3)}) == 1 and sd > step and abs(saving) > step:
+            assert (near.kg[1] - near.kg[0]) / (2 * step) == pytest.approx(slope, rel=1e-2, abs=1e-2)
 
 
 def test_sparse_and_dense_sums_agree(monkeypatch):

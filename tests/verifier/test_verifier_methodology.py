@@ -41,6 +41,17 @@ def hour_key(region: str, hour: int) -> str:
     return f"grid/{region}/{EPOCH + timedelta(hours=hour):%Y-%m-%dT%H}Z"
 
 
+def credit_bound(saving: float, sd: float) -> tuple[float, float, float]:
+    """Section 6: the bound, and its derivatives a and b."""
+    r = -sd / saving
+    t = math.sqrt(math.log(1 + r * r))
+    h = math.exp(Z * t)
+    if saving < 0 and saving * h < saving - Z * sd:
+        slope = h * Z * r / ((1 + r * r) * t)
+        return saving * h, h - r * slope, -slope
+    return saving - Z * sd, 1.0, -Z
+
+
 def words(seed: int, key: str):
     """Section 5: the words of a factor's stream."""
     mask = (1 << 64) - 1
@@ -245,7 +256,9 @@ def test_the_page_gives_the_same_figures(seed, power):
         norm = math.sqrt(sum(v * v for v in total.values()))
         row = next(p for p in result.portfolios.to_pylist() if p["team_id"] == team)
         assert row["sd_kg"] == pytest.approx(norm, rel=1e-9)
+        bound, by_saving, by_sd = credit_bound(row["savings_kg"], norm)
+        assert row["credit_bound_kg"] == pytest.approx(bound, rel=1e-9)
         for name in members:
             dot = sum(v * total[k] for k, v in theirs[name]["scaled"].items())
-            credit = -theirs[name]["measured_carbon_delta_kg"] - Z * dot / norm
+            credit = by_saving * -theirs[name]["measured_carbon_delta_kg"] + by_sd * dot / norm
             assert ours[name]["credited_kg"] == pytest.approx(credit, abs=1e-9 * norm)

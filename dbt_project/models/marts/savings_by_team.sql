@@ -1,5 +1,6 @@
 -- What a team saved in a month, with its interval. An error that outcomes share is added up, signed, before the square:
--- more outcomes do not shrink it. Credit is each outcome's share of the lower bound, so the credits add up to it.
+-- more outcomes do not shrink it. Credit is each outcome's share of the credit bound, so the credits add up to it: the
+-- lower end of the interval, for a loss the lower of that and the bound of a log-normal loss (docs/methodology.md, 6).
 with vectors as (
     select team_id, month, factor_key, sum(scaled_kg) as scaled_kg
     from {{ ref('stg_sensitivities') }}
@@ -55,6 +56,13 @@ select
     coalesce(sd_kg, 0) as sd_kg,
     savings_kg - 1.6448536269514722 * coalesce(sd_kg, 0) as savings_ci90_lower_kg,
     savings_kg + 1.6448536269514722 * coalesce(sd_kg, 0) as savings_ci90_upper_kg,
+    case
+        when savings_kg < 0 then least(
+            savings_kg - 1.6448536269514722 * coalesce(sd_kg, 0),
+            savings_kg * exp(1.6448536269514722 * sqrt(ln(1 + (coalesce(sd_kg, 0) / savings_kg) ** 2)))
+        )
+        else savings_kg - 1.6448536269514722 * coalesce(sd_kg, 0)
+    end as credit_bound_kg,
     credited_kg,
     cost_delta_usd,
     footprint_kg,

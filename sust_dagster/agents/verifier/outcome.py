@@ -21,7 +21,7 @@ from sust_dagster.agents.accountant.columns import Floats, encode, to_arrow
 from sust_dagster.agents.accountant.factors import NamedFactor
 from sust_dagster.agents.verifier.arrays import Bools, Ints, count_by, sum_by
 from sust_dagster.agents.verifier.counterfactual import Pieces, cut
-from sust_dagster.agents.verifier.credit import euler_credits
+from sust_dagster.agents.verifier.credit import euler_credits, lower_bound
 from sust_dagster.agents.verifier.inputs import LEAKAGE_COMPONENTS, Inputs, Leakage, read
 from sust_dagster.agents.verifier.sensitivity import LeakageTerms, Sensitivities, sensitivities, terms
 from sust_dagster.agents.verifier.signal import HourlySignal, MixedSignalsError
@@ -41,7 +41,7 @@ from sust_dagster.agents.verifier.uncertainty import (
 from sust_dagster.world.schemas import TIMESTAMP
 
 #: Name and version of this calculation; a change of any formula is a new version.
-VERIFICATION_METHOD = "counterfactual/v1"
+VERIFICATION_METHOD = "counterfactual/v2"
 
 #: How the causes were split.
 SPLIT, SPLIT_GUARDED = "shapley;lmdi", "shapley;shapley (lmdi guard)"
@@ -111,6 +111,7 @@ PORTFOLIO_SCHEMA = pa.schema(
         pa.field("sd_kg", _FLOAT, nullable=False),
         pa.field("savings_ci_lower", _FLOAT, nullable=False),
         pa.field("savings_ci_upper", _FLOAT, nullable=False),
+        pa.field("credit_bound_kg", _FLOAT, nullable=False),
         pa.field("credited_kg", _FLOAT, nullable=False),
     ]
 )
@@ -401,6 +402,7 @@ def _portfolio_table(
             "sd_kg": total.sd,
             "savings_ci_lower": total.lower,
             "savings_ci_upper": total.upper,
+            "credit_bound_kg": lower_bound(total.savings, total.sd).kg,
             "credited_kg": sum_by(group, credit, size),
         },
         schema=PORTFOLIO_SCHEMA,

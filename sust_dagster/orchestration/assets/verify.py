@@ -84,7 +84,7 @@ def checked(project: ProjectResource, rows: pa.Table, day: VerifiedDay | None) -
     for total in day.verified.portfolios.to_pylist() if day else ():
         team, month = (pc.equal(rows.column(n), pa.scalar(total[n])) for n in ("team_id", "month"))
         credited = math.fsum(rows.filter(pc.and_(team, month)).column("credited_kg").drop_null().to_pylist())
-        off = max(off, abs(credited - total["savings_ci_lower"]) / max(1.0, abs(total["savings_kg"])))
+        off = max(off, abs(credited - total["credit_bound_kg"]) / max(1.0, abs(total["savings_kg"])))
     yield dg.AssetCheckResult(passed=off <= 1e-9, check_name=_ADD_UP, metadata={"largest_difference": off})
     executed = sorted(case.recommendation_id for case in day.cases) if day else []
     found = sorted(rows.column("recommendation_id").to_pylist())

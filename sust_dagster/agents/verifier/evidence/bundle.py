@@ -38,7 +38,7 @@ from sust_dagster.agents.verifier.evidence.text import (
 from sust_dagster.agents.verifier.outcome import VERIFICATION_METHOD, Verified
 from sust_dagster.agents.verifier.runs import EMISSIONS_COLUMNS, LEDGER_COLUMNS, ZERO_LEAKAGE, Moved, places_of
 from sust_dagster.agents.verifier.signal import HourlySignal, signal_matrix
-from sust_dagster.agents.verifier.uncertainty import DRAWS, Z90
+from sust_dagster.agents.verifier.uncertainty import DRAWS
 
 #: Name and version of the document's form.
 BUNDLE_FORMAT = "sust-evidence/v1"
@@ -554,12 +554,12 @@ class _Portfolios:
         rest = max(total["sd_kg"] ** 2 - sum(g * g for g in own.values()), 0.0)
         return obj(
             {
+                "credit_bound_kg": canonical_numbers([total["credit_bound_kg"]])[0],
                 "g_kg": obj(dict(zip(own, canonical_numbers(list(own.values())), strict=True))),
                 "members_sha256": quoted(self._members[place]),
                 "month": quoted(_iso(place[1])),
                 "other_g_squared": canonical_numbers([rest])[0],
                 "outcomes": str(total["outcomes"]),
-                "savings_ci_lower": canonical_numbers([total["savings_kg"] - Z90 * total["sd_kg"]])[0],
                 "savings_kg": canonical_numbers([total["savings_kg"]])[0],
                 "sd_kg": canonical_numbers([total["sd_kg"]])[0],
                 "team_id": quoted(place[0]),

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-FORMAT, FORMULA = "sust-evidence/v1", "counterfactual/v1"
+FORMAT, FORMULA = "sust-evidence/v1", "counterfactual/v2"
 HOUR = 3_600_000_000
 Z = 1.6448536269514722
 Z95 = 1.959963984540054
@@ -510,7 +510,7 @@ class _Checks:
             self.same(path, stored, computed)
 
     def portfolio(self) -> None:
-        """The credit: S - z * sum(s_jk sigma_k G_k) / sd of the portfolio."""
+        """The credit: by_saving * S + by_sd * sum(s_jk sigma_k G_k) / sd of the portfolio."""
         stored, made, total = self.doc["outputs"], self.made, self.doc["portfolio"]
         if made.disqualified:
             self.same("portfolio", total, None)
@@ -529,15 +529,29 @@ class _Checks:
         sd = math.sqrt(square + total["other_g_squared"])
         size = abs(total["savings_kg"]) + sd + made.size
         self.near("portfolio.sd_kg", total["sd_kg"], sd, sd)
-        self.near("portfolio.savings_ci_lower", total["savings_ci_lower"], total["savings_kg"] - Z * sd, size)
+        bound, by_saving, by_sd = lower_bound(total["savings_kg"], sd)
+        self.near("portfolio.credit_bound_kg", total["credit_bound_kg"], bound, size)
         if total["outcomes"] == 1:
             self.near("portfolio.savings_kg", total["savings_kg"], made.saving, made.size)
             self.same("portfolio.members_sha256", total["members_sha256"], sha256([self.doc["claim"]["outcome_id"]]))
             for key, value in g.items():
                 self.near(f"portfolio.g_kg.{key}", value, made.scaled.get(key, 0.0), made.size)
         dot = sum(scaled * g.get(key, 0.0) for key, scaled in made.scaled.items())
-        credit = made.saving - (Z * dot / sd if sd > 0 else 0.0)
+        credit = by_saving * made.saving + (by_sd * dot / sd if sd > 0 else 0.0)
         self.near("outputs.credited_kg", stored["credited_kg"], credit, made.size + sum(map(abs, made.scaled.values())))
+
+
+def lower_bound(saving: float, sd: float) -> tuple[float, float, float]:
+    """One-sided 5 % bound of a portfolio's saving; its derivatives by the saving and by the standard deviation."""
+    straight = saving - Z * sd
+    if saving < 0 < sd:
+        ratio = sd / -saving
+        spread = math.sqrt(math.log1p(ratio * ratio))
+        growth = math.exp(Z * spread)
+        if saving * growth < straight:
+            slope = growth * Z * ratio / ((1 + ratio * ratio) * spread)
+            return saving * growth, growth - ratio * slope, -slope
+    return straight, 1.0, -Z
 
 
 def _first_inside(path: str, stored: Any, computed: Any) -> Difference:
