@@ -164,8 +164,8 @@ def test_all_failed_gates_are_named_and_others_are_not_touched():
 def test_an_outcome_without_qualified_runs_leaves_an_empty_portfolio():
     result = verified(GOOD, signal_of(DAY), claims=claim_table(["o"], settled=False))
     assert result.portfolios.to_pylist()[0] | {"team_id": "", "month": None} == {
-        "team_id": "", "month": None, "outcomes": 0, "savings_kg": 0.0, "sd_kg": 0.0, "savings_ci_lower": 0.0, "credit_bound_kg": 0.0,
-        "savings_ci_upper": 0.0, "credited_kg": 0.0,
+        "team_id": "", "month": None, "outcomes": 0, "savings_kg": 0.0, "sd_kg": 0.0, "savings_ci_lower": 0.0,
+        "savings_ci_upper": 0.0, "credit_bound_kg": 0.0, "credited_kg": 0.0,
     }  # fmt: skip
 
 
