@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from sust_dagster.agents.verifier.evidence.recompute import AGREE, Normals, check, named_by_hash, sha256
+from sust_dagster.agents.verifier.evidence import COMPARISONS
+from sust_dagster.agents.verifier.evidence.recompute import (
+    AGREE,
+    Comparisons,
+    Normals,
+    Z,
+    check,
+    comparisons_beside,
+    energy_by_run,
+    named_by_hash,
+    sha256,
+)
 from sust_dagster.orchestration.signing import sign_head
 from sust_dagster.settings import Project
 from sust_dagster.world.access import World
@@ -113,13 +125,15 @@ def verify_bundle(reference: str, lake_url: str, project: Project | None, kept: 
     path = find_bundle(reference, project)
     data = path.read_bytes()
     checked = Checked()
-    document = _recomputed(data, named_by_hash(path), checked, Normals())
+    document = _recomputed(data, path, checked, Normals(), comparisons_beside(path))
     sha = hashlib.sha256(data).hexdigest()
     checked.counts |= {"bundle": str(path), "sha256": sha, "outcome_id": _outcome_of(document)}
     if document is not None:
         if lake_url or project is not None:
             lake = Lake(lake_url or (project.lake_root if project else ""))
-            checked.faults += _guarded(sha, "inputs", _against_lake(sha, document, _Files(lake)))
+            files, compared = _Files(lake), comparisons_beside(path)
+            checked.faults += _guarded(sha, "inputs", _against_lake(sha, document, files))
+            checked.faults += _guarded(sha, "usage_ratio", _Compared(compared, files).against(sha, document))
         if project is not None:
             with World(Lake(project.lake_root), Books.open(project.books_address)) as world:
                 stored = _Stored(world, [str(document["claim"].get("recommendation_id"))])
@@ -133,21 +147,23 @@ def verify_bundle(reference: str, lake_url: str, project: Project | None, kept: 
 def verify_all(project: Project, bars: Progress, kept: Path | None = None) -> Checked:
     """Check every bundle of a project, every file of its lake, its books and its log."""
     checked, normals = Checked(), Normals()
+    comparisons = Comparisons(project.evidence_root / COMPARISONS)
     files = sorted(project.evidence_root.glob("*.json"))
     with World(Lake(project.lake_root), Books.open(project.books_address)) as world:
         stored, lake = _Stored(world), _Files(Lake(project.lake_root))
         outcomes = _Outcomes(world)
-        portfolios = _Portfolios()
+        portfolios, compared = _Portfolios(), _Compared(comparisons, lake)
         task = bars.add_task("bundles", total=len(files))
         for path in files:
             data, document = path.read_bytes(), None
             try:
-                document = _recomputed(data, named_by_hash(path), checked, normals)
+                document = _recomputed(data, path, checked, normals, comparisons)
             except ValueError as error:
                 checked.faults.append(Fault(path.name, "(document)", "a file among the bundles", str(error)))
             if document is not None:
                 sha = hashlib.sha256(data).hexdigest()
                 checked.faults += _guarded(sha, "inputs", _against_lake(sha, document, lake))
+                checked.faults += _guarded(sha, "usage_ratio", compared.against(sha, document))
                 checked.faults += _guarded(sha, "books", _against_books(sha, document, stored))
                 checked.faults += _guarded(sha, "(log)", stored.against_leaves(named_by_hash(path) or sha, document))
                 checked.faults += _guarded(sha, "outputs", outcomes.against(sha, document))
@@ -182,9 +198,12 @@ def _bundle_path(project: Project, sha256: str) -> Path:
     return project.evidence_root / f"{sha256}.json"
 
 
-def _recomputed(data: bytes, name: str, checked: Checked, normals: Normals) -> dict[str, Any] | None:
+def _recomputed(
+    data: bytes, path: Path, checked: Checked, normals: Normals, comparisons: Comparisons
+) -> dict[str, Any] | None:
     """The document, when it can be read; whatever its recomputation finds is noted."""
-    report = check(data, name, normals)  # a ValueError where it is no bundle and does not claim to be one
+    name = named_by_hash(path)
+    report = check(data, name, normals, comparisons)  # a ValueError where it is no bundle and does not claim to be one
     subject = name or report.sha256
     checked.faults += [Fault(subject, d.path, d.stored, d.computed) for d in report.differences]
     checked.notes += report.notes
@@ -214,12 +233,14 @@ class _Files:
         self.read = lru_cache(maxsize=_FILES)(self._read)
 
     def _read(self, table: str, path: str) -> tuple[str | None, dict[str, list[dict[str, Any]]]]:
-        digest = self._lake.file_digest(table, path)
-        if digest is None or not path.endswith(f"-{digest}.parquet"):
+        try:
+            body = self._lake.read_file(f"{table}/{path}")
+        except FileNotFoundError:
+            return None, {}
+        digest = hashlib.sha256(body).hexdigest()
+        if not path.endswith(f"-{digest}.parquet"):
             return digest, {}
-        filesystem, base = self._lake._filesystem
-        with filesystem.open_input_file(f"{base}/{table}/{path}") as stream:
-            rows = pq.read_table(io.BytesIO(stream.read()), columns=list(_COLUMNS[table]))
+        rows = pq.read_table(io.BytesIO(body), columns=list(_COLUMNS[table]))
         by: dict[str, list[dict[str, Any]]] = {}
         for row in rows.cast(_plain_schema(rows.schema)).to_pylist():
             by.setdefault(row[_BY[table]], []).append(row)
@@ -265,6 +286,38 @@ def _against_lake(subject: str, document: Mapping[str, Any], files: _Files) -> I
             yield Fault(
                 subject, f"moves.home_region[{i}]", home, homes.get((recommendation, group), "no such placement")
             )
+
+
+class _Compared:
+    """Comparisons behind usage ratios, each held against the lake once."""
+
+    def __init__(self, comparisons: Comparisons, files: _Files) -> None:
+        self._comparisons, self._files = comparisons, files
+        self._held: set[str] = set()
+
+    def against(self, subject: str, document: Mapping[str, Any]) -> Iterator[Fault]:
+        """The comparison a bundle names is there, and its energies are those of the files that it names."""
+        sha = (document["usage_ratio"] or {}).get("comparison_sha256")
+        if sha is None or sha in self._held:
+            return
+        self._held.add(sha)
+        comparison = self._comparisons.of(sha)
+        if comparison is None:
+            yield Fault(subject, "usage_ratio.comparison_sha256", sha, "no such file among the comparisons")
+            return
+        used: list[dict[str, Any]] = []
+        for i, path in enumerate(comparison.inputs):
+            digest, rows = self._files.read("emissions", path)
+            if digest is None:
+                yield Fault(sha, f"inputs.emissions[{i}]", path, "the lake has no such file")
+            elif not path.endswith(f"-{digest}.parquet"):
+                yield Fault(sha, f"inputs.emissions[{i}]", path, f"its bytes have the SHA-256 {digest}")
+            used += [row for job in comparison.runs.keys() & rows.keys() for row in rows[job]]
+        energy = energy_by_run(used)
+        for job, (i, run) in comparison.runs.items():
+            stated, found = run["energy_kwh"], energy.get(job)
+            if stated is not None and (found is None or abs(stated - found) > AGREE * abs(found)):
+                yield Fault(sha, f"runs.energy_kwh[{i}]", stated, found)
 
 
 def _usage_faults(
@@ -557,7 +610,7 @@ def show_bundle(reference: str, project: Project | None) -> dict[str, Any]:
     """
     path = find_bundle(reference, project)
     data = path.read_bytes()
-    report = check(data, named_by_hash(path))
+    report = check(data, named_by_hash(path), comparisons=comparisons_beside(path))
     if report.differences:
         raise RuntimeError(f"{path} does not recompute: {report.differences[0]}; `sust evidence verify` names all")
     try:
@@ -578,9 +631,10 @@ def show_bundle(reference: str, project: Project | None) -> dict[str, Any]:
             "rows": len(document["usage"]["activity_id"]),
             "files": {table: len(paths) for table, paths in document["inputs"].items()},
             "factors": {
-                key: {**{k: f[k] for k in ("box", "reading", "log_sd")}, "sources": _sources(document, f["rows"])}
+                key: {**{k: f[k] for k in ("box", "reading", "log_sd")}, "sources": _sources(document, key, f["rows"])}
                 for key, f in document["factors"]["keys"].items()
             },
+            "usage_ratio": _ratio(document["usage_ratio"]),
             "sensitivities": dict(islice(_largest(out.get("scaled_sensitivities")), 8)),
             "events": [
                 {k: e.get(k) for k in ("occurred_at", "to_status", "actor", "role", "reason")}
@@ -596,7 +650,21 @@ def show_bundle(reference: str, project: Project | None) -> dict[str, Any]:
         raise ValueError(f"{path}: no evidence bundle that can be shown: {error!r}") from error
 
 
-def _sources(document: Mapping[str, Any], ids: Sequence[str]) -> list[str]:
+def _ratio(said: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A usage ratio with its 90 % interval."""
+    if said is None:
+        return None
+    ends = [said["ratio"] * math.exp(side * Z * said["log_sd"]) for side in (-1.0, 1.0)]
+    return {**said, "ratio_ci_lower": ends[0], "ratio_ci_upper": ends[1]}
+
+
+def _sources(document: Mapping[str, Any], key: str, ids: Sequence[str]) -> list[str]:
+    ratio = document["usage_ratio"]
+    if ratio is not None and key == ratio["factor_key"]:
+        arms = f"{ratio['n_treated']} moved runs, {ratio['n_control']} left alone by lot"
+        return [
+            f"{arms}{': ' + ratio['reason'] if ratio['reason'] else ''}; assumed beforehand {ratio['prior_log_sd']:g}"
+        ]
     rows = {r["factor_id"]: r for r in document["factors"]["rows"]}
     return [f"{rows[i]['source']} {rows[i]['source_year'] or ''}, version {rows[i]['version']}" for i in ids]
 

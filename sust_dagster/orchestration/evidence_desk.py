@@ -7,29 +7,18 @@ holds (``agents.verifier.evidence``), checking one (``faces.evidence``).
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sust_dagster import __version__
-from sust_dagster.agents.verifier.evidence import Bundle, Record, bundles
-from sust_dagster.agents.verifier.runs import EMISSIONS_COLUMNS, LEDGER_COLUMNS
-from sust_dagster.connectors.market import market_at, workload_register
-from sust_dagster.connectors.run_log import PRICE_SCHEMA, list_prices
+from sust_dagster.agents.verifier.evidence import COMPARISONS, Bundle, Compared, Record, bundles, comparisons
 from sust_dagster.orchestration.resources import ProjectResource
-from sust_dagster.orchestration.verification_desk import Case, VerifiedDay, outcome_rows
-from sust_dagster.world.lake import Lake
-
-#: Tables of the lake whose rows are in a bundle.
-EVIDENCE_TABLES = ("activity_ledger", "emissions", "grid_intensity", "placements")
-
-_HOUR = timedelta(hours=1)
-_DAY = timedelta(days=1)
+from sust_dagster.orchestration.verification_desk import VerifiedDay, outcome_rows, slots_of
+from sust_dagster.world.lake import slot_name
 
 
 def write_evidence(project: ProjectResource, day: VerifiedDay) -> dict[str, str]:
@@ -39,40 +28,33 @@ def write_evidence(project: ProjectResource, day: VerifiedDay) -> dict[str, str]
     between the two leaves files that the next verification of the same days commits to.
     """
     folder = project.project.evidence_root
-    made = {}
-    for bundle in bundles(record_of(project, day)):
+    record, made = record_of(project, day), {}
+    for document in record.comparisons:
+        _write(folder / COMPARISONS, document)
+    for bundle in bundles(record):
         _write(folder, bundle)
         made[bundle.outcome_id] = bundle.sha256
     handle = project.handle("verifier")
     with handle.transaction() as transaction:
         # The newest leaf of a subject is its evidence now; saying the same again would say nothing.
-        known = _committed(transaction.read_books("log_commitments", {"kind": "bundle"}, columns=["leaf"]))
+        newest = _newest(transaction.read_books("log_commitments", {"kind": "bundle"}))
         for outcome, sha256 in made.items():
-            if (outcome, sha256) not in known:
+            if newest.get(outcome) != sha256:
                 transaction.commit_bundle(outcome, sha256)
     return made
 
 
 def record_of(project: ProjectResource, day: VerifiedDay) -> Record:
-    """Everything a verification was made from, read again from where it came from.
+    """Everything a verification was made from: the very rows it read, and what the books hold of its cases.
 
-    Raises ``RuntimeError`` where the lake was restated meanwhile: its files would not be those of the rows.
+    Raises ``RuntimeError`` where the lake was restated since the verification began, or rows came from a file that was
+    not there then: the files that the evidence names would not be those of the rows.
     """
-    handle, lake = project.handle("verifier"), Lake(project.project.lake_root)
-    slots = {table: lake.slots(table) for table in EVIDENCE_TABLES}
-    jobs = pc.unique(day.moved.runs.column("run_id").cast(pa.string()))
-    first, end = _span(day)
-    emissions = _of_jobs(handle.read_lake("emissions", first, end, columns=EMISSIONS_COLUMNS), jobs)
-    ledger = _of_jobs(handle.read_lake("activity_ledger", first, end, columns=LEDGER_COLUMNS), jobs)
     ids = [c.recommendation_id for c in day.cases]
-    approvals = handle.read_books("approvals", {"recommendation_id": ids}).to_pylist()
-    prices = list_prices(project.project, first, day.until)
-    homes = _homes(project, day.cases)
-    for table, before in slots.items():
-        after = lake.slots(table)
-        changed = [slot for slot, sha in before.items() if after.get(slot) != sha]
-        if changed:
-            raise RuntimeError(f"{table}: {changed[0]} was restated while its evidence was gathered: verify again")
+    approvals = project.handle("verifier").read_books("approvals", {"recommendation_id": ids}).to_pylist()
+    _same_files(day, slots_of(project.project))
+    homes = (day.homes[name].to_pylist() for name in ("recommendation_id", "job_id", "home_region"))
+    settings = project.project
     return Record(
         cases=day.cases,
         moved=day.moved,
@@ -82,59 +64,50 @@ def record_of(project: ProjectResource, day: VerifiedDay) -> Record:
         factor_set=day.factor_set,
         verified=day.verified,
         outcomes=outcome_rows(day, {}),
-        emissions=emissions,
-        ledger=ledger,
-        prices=PRICE_SCHEMA.empty_table() if prices is None else prices,
-        register=workload_register(project.project),
-        latency=market_at(project.project, first).latency,
-        homes=homes,
+        emissions=day.emissions,
+        ledger=day.ledger,
+        prices=day.prices,
+        register=day.register,
+        latency=day.latency,
+        needs=day.needs,
+        comparison=day.comparison,
+        comparisons=comparisons(
+            day.comparison, day.slots["emissions"], seed=settings.seed, share=settings.holdout_share
+        ),
+        homes={(recommendation, group): home for recommendation, group, home in zip(*homes, strict=True)},
         approvals=sorted(approvals, key=lambda row: (row["signed_at"], row["approval_id"])),
-        slots=slots,
-        accounting_method=project.project.method,
+        slots=day.slots,
+        accounting_method=settings.method,
         code_version=__version__,
-        seed=project.project.seed,
+        seed=settings.seed,
     )
 
 
-def _write(folder: Path, bundle: Bundle) -> None:
-    path = folder / f"{bundle.sha256}.json"
+def _same_files(day: VerifiedDay, now: Mapping[str, Mapping[str, str]]) -> None:
+    """The files of the lake that were there before the rows were read are there still, and hold all of the rows."""
+    hours = pc.unique(pc.floor_temporal(day.emissions["started_at"], unit="hour")).to_pylist()
+    held = {slot_name("hour", hour) for hour in hours}
+    for table, before in day.slots.items():
+        changed = [slot for slot, sha in before.items() if now[table].get(slot) != sha]
+        if table in ("activity_ledger", "emissions"):
+            changed += sorted(held - set(before))
+        if changed:
+            raise RuntimeError(f"{table}: {changed[0]} was restated while its evidence was gathered: verify again")
+
+
+def _write(folder: Path, document: Bundle | Compared) -> None:
+    path = folder / f"{document.sha256}.json"
     try:
-        if path.read_bytes() == bundle.data:
+        if path.read_bytes() == document.data:
             return
     except FileNotFoundError:
         folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{bundle.sha256}.{os.getpid()}.tmp"
-    temporary.write_bytes(bundle.data)
+    temporary = folder / f".{document.sha256}.{secrets.token_hex(8)}.tmp"
+    temporary.write_bytes(document.data)
     temporary.replace(path)
 
 
-def _committed(leaves: pa.Table) -> set[tuple[str, str]]:
-    said = [json.loads(leaf) for leaf in leaves.column("leaf").to_pylist()]
-    return {(leaf["subject"], leaf["sha256"]) for leaf in said}
-
-
-def _of_jobs(table: pa.Table, jobs: pa.Array) -> pa.Table:
-    return table.filter(pc.is_in(table.column("job_id"), jobs))
-
-
-def _span(day: VerifiedDay) -> tuple[datetime, datetime]:
-    """The hours that the verification read the runs' usage from."""
-    hours = [
-        datetime.fromisoformat(row["requested_hour"])
-        for case in day.cases
-        for intent in case.intents
-        for row in intent["payload"]["change"].get("placements", ())
-    ]
-    first = min(hours) if hours else min(c.executed["occurred_at"] for c in day.cases)
-    first = first.replace(minute=0, second=0, microsecond=0)
-    return first, max(day.until, first + _HOUR)
-
-
-def _homes(project: ProjectResource, cases: Sequence[Case]) -> dict[tuple[str, str], str]:
-    """Home region of each group of a frozen plan, by recommendation and group."""
-    planned = sorted({datetime.fromisoformat(c.proposal["planned_for"]) for c in cases})
-    columns = ["recommendation_id", "job_id", "home_region"]
-    found: list[dict[str, Any]] = (
-        project.handle("verifier").read_lake("placements", planned[0], planned[-1] + _DAY, columns=columns).to_pylist()
-    )
-    return {(r["recommendation_id"], r["job_id"]): r["home_region"] for r in found}
+def _newest(leaves: pa.Table) -> dict[str, str]:
+    """The bundle that each outcome's newest leaf names."""
+    ordered = leaves.sort_by("leaf_index").column("leaf").to_pylist()
+    return {leaf["subject"]: leaf["sha256"] for leaf in map(json.loads, ordered)}

@@ -11,11 +11,11 @@ guessed; a later verification of the same day restates it.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -23,27 +23,35 @@ import pyarrow.compute as pc
 
 from sust_dagster.agents.accountant.factors import FactorSet, NamedFactor
 from sust_dagster.agents.verifier import Verified, named_factors, signal_matrix, verify
-from sust_dagster.agents.verifier.inputs import CLAIM_SCHEMA
+from sust_dagster.agents.verifier.causal.comparison import Comparison, compare, usage_factors, with_usage_ratio
+from sust_dagster.agents.verifier.claims import CASE_SCHEMA, claims_of
 from sust_dagster.agents.verifier.runs import (
     EMISSIONS_COLUMNS,
     LEDGER_COLUMNS,
-    MOVE_SCHEMA,
+    PLACED_SCHEMA,
     REQUEST_SCHEMA,
+    SPAN_COLUMNS,
     Moved,
+    factor_keys,
     moved,
+    moves_of,
     places_of,
+    spans,
 )
-from sust_dagster.agents.verifier.service.cost import cost_delta
+from sust_dagster.agents.verifier.service.cost import at_home, cost_delta
+from sust_dagster.agents.verifier.service.dependencies import dependencies, waits_for
 from sust_dagster.agents.verifier.service.drift import alerts, divergence, drift
+from sust_dagster.agents.verifier.service.promises import promised_runs
 from sust_dagster.agents.verifier.service.sla import sla
 from sust_dagster.connectors.market import market_at, workload_register
 from sust_dagster.connectors.run_log import PRICE_SCHEMA, list_prices, requests_of
 from sust_dagster.orchestration.alerts import raise_alert
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.settings import Project
 from sust_dagster.world.books_schema import TABLES_SQL
-from sust_dagster.world.canonical import canonical_json
 from sust_dagster.world.decisions import Event, Transition, proposal_of
 from sust_dagster.world.ids import uuid5
+from sust_dagster.world.lake import Lake
 from sust_dagster.world.schemas import OUTCOMES
 
 #: Whole days after the day of execution until its data counts as settled.
@@ -54,6 +62,8 @@ VERIFY_HOUR = 5
 WINDOW_DAYS = 7
 #: Gate of an outcome whose time has not come.
 UNSETTLED = "sufficiency.unsettled_data"
+#: Tables of the lake that a verification is made from, and whose files its evidence names.
+READ_TABLES = ("activity_ledger", "emissions", "grid_intensity", "placements")
 #: No run asked for under a change begins later than this after the day of execution, or runs longer.
 LONGEST = timedelta(days=4)
 
@@ -110,7 +120,23 @@ class VerifiedDay:
     factor_set: FactorSet
     verified: Verified
     costs: pa.Table
+    first: datetime
+    """The first hour that was read, and ``until`` the end of the last."""
     until: datetime
+    slots: Mapping[str, Mapping[str, str]]
+    """:func:`slots_of` the lake as it was before anything was read."""
+    emissions: pa.Table
+    """The rows of the moved runs in the lake's order, and those of ``ledger``."""
+    ledger: pa.Table
+    prices: pa.Table
+    register: pa.Table
+    latency: pa.Table | None
+    needs: pa.Table
+    """Runs that the moved runs depend on, as ``service.dependencies.DEPENDENCIES``."""
+    comparison: Comparison
+    """Moved runs beside those left alone by lot, and the usage ratios they give."""
+    homes: pa.Table
+    """Of the frozen plans: recommendation_id, job_id (the group), home_region."""
 
 
 @dataclass(frozen=True)
@@ -180,25 +206,55 @@ class VerificationDesk:
         if not cases:
             return None
         project = self._project.project
-        until = now.replace(minute=0, second=0, microsecond=0)
-        moves = self._moves(cases)
+        slots = slots_of(project)  # before the first row: whoever gathers the evidence sees what was restated since
+        rows, homes = case_rows(cases), self._homes(cases)
+        moves = moves_of(placed_rows(cases), homes)
         first, last = self._span(moves, start, end)
-        until = min(until, last + LONGEST)
-        requests = requests_of(project, first, last)
+        until = min(now.replace(minute=0, second=0, microsecond=0), last + LONGEST)
+        requests = _or_empty(requests_of(project, first, last), REQUEST_SCHEMA)
         ledger = self._handle.read_lake("activity_ledger", first, until, columns=_LEDGER)
         emissions = self._handle.read_lake("emissions", first, until, columns=EMISSIONS_COLUMNS)
         grid = self._handle.read_lake("grid_intensity", first - _DAY, until)
+        prices = _or_empty(list_prices(project, first, until), PRICE_SCHEMA)
+        register, latency = workload_register(project), market_at(project, start).latency
         _, _, factor_set = next(iter(self._project.factor_epochs(first, first + _HOUR)))
-        homes = pc.unique(requests.column("home_region")).to_pylist() if requests is not None else []
-        providers = pc.unique(ledger.column("cloud_provider")).to_pylist()
-        places = places_of(factor_set, project.method, [(p, r) for p in providers for r in homes])
-        runs = moved(moves, REQUEST_SCHEMA.empty_table() if requests is None else requests, ledger, emissions, places)
-        prices = list_prices(project, first, until)
-        costs = self._costs(cases, runs, PRICE_SCHEMA.empty_table() if prices is None else prices)
-        claims = self._claims(cases, runs, costs, self._sla(cases, runs, start), now, until)
-        factors = named_factors(factor_set, _keys(runs))
-        verified = verify(claims, runs.slices, runs.leakage, signal_matrix(grid), factors, seed=project.seed)
-        return VerifiedDay(cases, runs, claims, grid, factors, factor_set, verified, costs, until)
+        homes_of = product(_distinct(ledger["cloud_provider"]), _distinct(requests["home_region"]))
+        places = places_of(factor_set, project.method, homes_of)
+        runs = moved(moves, requests, ledger, emissions, places)
+        draw = {"seed": project.seed, "share": project.holdout_share}
+        comparison = compare(moves, rows, requests, emissions, **draw, ended_before=until - LONGEST)
+        slices = with_usage_ratio(runs.slices, comparison)
+        ids = rows["outcome_id"]
+        costs = cost_delta(at_home(runs.usage, rows), runs.egress.select(["outcome_id", "billed_usd"]), prices, ids)
+        waits = waits_for(register, moves["workload_id"])
+        awaited = self._awaited(waits, requests, emissions, first)
+        needs = dependencies(runs.runs, awaited, waits, until=until, longest=LONGEST)
+        promises = sla(promised_runs(runs.runs, rows, register, latency), needs, ids)
+        claims = claims_of(rows, runs, costs, promises, now=now, until=until, settle_days=SETTLE_DAYS)
+        factors = named_factors(factor_set, factor_keys(runs)) | usage_factors(comparison)
+        verified = verify(claims, slices, runs.leakage, signal_matrix(grid), factors, seed=project.seed)
+        jobs = pc.unique(runs.runs["run_id"].cast(pa.string()))
+        return VerifiedDay(
+            cases=cases,
+            moved=runs,
+            claims=claims,
+            grid=grid,
+            factors=factors,
+            factor_set=factor_set,
+            verified=verified,
+            costs=costs,
+            first=first,
+            until=until,
+            slots=slots,
+            emissions=emissions.filter(pc.is_in(emissions["job_id"], jobs)),
+            ledger=ledger.filter(pc.is_in(ledger["job_id"], jobs)),
+            prices=prices,
+            register=register,
+            latency=latency,
+            needs=needs,
+            comparison=comparison,
+            homes=homes,
+        )
 
     def record(self, rows: pa.Table, now: datetime) -> int:
         """Make executed recommendations verified whose outcome is known; how many were not so before.
@@ -241,28 +297,24 @@ class VerificationDesk:
                 raise_alert(transaction, "verifier", kind, subject, text, actor=None, now=now)
         return found
 
-    # -- inputs -------------------------------------------------------------------------------------
-
-    def _moves(self, cases: Sequence[Case]) -> pa.Table:
-        """The groups that the done intents placed, with the home region the frozen plan names for each."""
+    def _homes(self, cases: Sequence[Case]) -> pa.Table:
+        """Home region of each group of the frozen plans: recommendation_id, job_id (the group), home_region."""
         planned = sorted({datetime.fromisoformat(c.proposal["planned_for"]) for c in cases})
-        placed = self._handle.read_lake(
-            "placements", planned[0], planned[-1] + _DAY, columns=["recommendation_id", "job_id", "home_region"]
-        )
-        home = {(r["recommendation_id"], r["job_id"]): r["home_region"] for r in placed.to_pylist()}
-        rows = [
-            {
-                "outcome_id": case.outcome_id,
-                "workload_id": row["workload_id"],
-                "requested_hour": datetime.fromisoformat(row["requested_hour"]),
-                "home_region": home.get((case.recommendation_id, row["groups"][0]), "unknown"),
-                "vcpus_scale": float(row["vcpus_scale"]),
-            }
-            for case in cases
-            for intent in case.intents
-            for row in intent["payload"]["change"].get("placements", ())
-        ]
-        return pa.Table.from_pylist(rows, MOVE_SCHEMA)
+        columns = ["recommendation_id", "job_id", "home_region"]
+        return self._handle.read_lake("placements", planned[0], planned[-1] + _DAY, columns=columns)
+
+    def _awaited(self, waits: pa.Table, requests: pa.Table, emissions: pa.Table, first: datetime) -> pa.Table:
+        """When the runs ran that the moved workloads wait for, those asked for before the first moved one too.
+
+        None is looked for before the project: what ran then has no bill here.
+        """
+        back = max(first - LONGEST, self._project.project.start)
+        if waits.num_rows and back < first:
+            earlier = _or_empty(requests_of(self._project.project, back, first), REQUEST_SCHEMA)
+            requests = pa.concat_tables([earlier, requests])
+            used = self._handle.read_lake("emissions", back, first, columns=SPAN_COLUMNS)
+            emissions = pa.concat_tables([used, emissions.select(SPAN_COLUMNS)])
+        return spans(requests.filter(pc.is_in(requests["workload_id"], waits["needs_workload_id"])), emissions)
 
     @staticmethod
     def _span(moves: pa.Table, start: datetime, end: datetime) -> tuple[datetime, datetime]:
@@ -272,126 +324,68 @@ class VerificationDesk:
         bounds = pc.min_max(moves.column("requested_hour")).as_py()
         return bounds["min"], bounds["max"] + _HOUR
 
-    def _costs(self, cases: Sequence[Case], runs: Moved, prices: pa.Table) -> pa.Table:
-        usage = runs.usage
-        # What the same hours would have been billed as at home: the size the workload had before.
-        configs = {c.outcome_id: json.loads(c.proposal.get("current_config") or "{}") for c in cases}
-        sku = {outcome: config.get("instance_type") for outcome, config in configs.items()}
-        names = [
-            sku.get(o) or t
-            for o, t in zip(*(usage.column(n).to_pylist() for n in ("outcome_id", "instance_type")), strict=True)
-        ]
-        slices = pa.table(
-            {
-                "outcome_id": usage.column("outcome_id"),
-                "sku": pa.array(names, pa.string()),
-                "home_region": usage.column("home_region"),
-                "original_at": usage.column("original_at"),
-                "usage_amount": usage.column("usage_hours"),
-                "billed_usd": usage.column("cost_usd"),
-            }
-        )
-        outcomes = pa.array([c.outcome_id for c in cases], pa.string())
-        return cost_delta(slices, runs.egress.select(["outcome_id", "billed_usd"]), prices, outcomes)
-
-    def _sla(self, cases: Sequence[Case], runs: Moved, start: datetime) -> pa.Table:
-        register = {r["workload_id"]: r for r in workload_register(self._project.project).to_pylist()}
-        latency = market_at(self._project.project, start).latency
-        rtt = {} if latency is None else {(r["from_region"], r["to_region"]): r["rtt_ms"] for r in latency.to_pylist()}
-        category = {c.outcome_id: c.proposal.get("workload_category") for c in cases}
-        rows = runs.runs.to_pylist()
-        known = [register.get(r["workload_id"], {}) for r in rows]
-        table = pa.table(
-            {
-                "outcome_id": pa.array([r["outcome_id"] for r in rows], pa.string()),
-                "run_id": pa.array([r["run_id"] for r in rows], pa.string()),
-                "category": pa.array([category.get(r["outcome_id"]) for r in rows], pa.string()),
-                "requested_start": runs.runs.column("requested_at"),
-                "started_at": runs.runs.column("started_at"),
-                "ended_at": runs.runs.column("ended_at"),
-                "max_delay_hours": pa.array([k.get("max_delay_hours") for k in known], pa.float64()),
-                "deadline": pa.nulls(len(rows), pa.timestamp("us", tz="UTC")),
-                "sla_latency_ms": pa.array([k.get("sla_latency_ms") for k in known], pa.float64()),
-                "round_trip_ms": pa.array(
-                    [
-                        0.0 if r["home_region"] == r["region"] else rtt.get((r["home_region"], r["region"]))
-                        for r in rows
-                    ],
-                    pa.float64(),
-                ),
-            }
-        )
-        # A run that two changes claim is looked at for each by itself; neither has a number (``ambiguous_runs``).
-        own = table.column("run_id").to_pylist()
-        twice = {run for run, n in Counter(own).items() if n > 1}
-        shared = {o for o, run in zip(table.column("outcome_id").to_pylist(), own, strict=True) if run in twice}
-        alone = pc.is_in(table.column("outcome_id"), pa.array(sorted(shared), pa.string()))
-        parts = [(table.filter(pc.invert(alone)), [c.outcome_id for c in cases if c.outcome_id not in shared])]
-        parts += [(table.filter(pc.equal(table.column("outcome_id"), o)), [o]) for o in sorted(shared)]
-        none = pa.table({"run_id": pa.array([], pa.string()), "needs_run_id": pa.array([], pa.string())})
-        return pa.concat_tables([sla(rows, none, pa.array(ids, pa.string())) for rows, ids in parts])
-
-    def _claims(
-        self, cases: Sequence[Case], runs: Moved, costs: pa.Table, promises: pa.Table, now: datetime, until: datetime
-    ) -> pa.Table:
-        """One row per case, as CLAIM_SCHEMA."""
-        found = runs.runs.to_pylist()
-        by_outcome: dict[str, list[dict[str, Any]]] = {}
-        for run in found:
-            by_outcome.setdefault(run["outcome_id"], []).append(run)
-        claimed_by: dict[str, set[str]] = {}
-        for run in found:
-            claimed_by.setdefault(run["run_id"], set()).add(run["outcome_id"])
-        cost = {r["outcome_id"]: r for r in costs.to_pylist()}
-        kept = {r["outcome_id"]: r for r in promises.to_pylist()}
-        rows = []
-        for case in cases:
-            own, fields = by_outcome.get(case.outcome_id, []), case.proposal
-            at = case.executed["occurred_at"]
-            settles = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1 + SETTLE_DAYS)
-            ended = all(r["ended_at"] is not None and r["ended_at"] < until for r in own)
-            vague = [r for r in own if r["home_region"] != r["planned_home_region"] or len(claimed_by[r["run_id"]]) > 1]
-            promise = kept[case.outcome_id]
-            detail = {"promises": json.loads(promise["sla_detail"] or "{}"), "reason": promise["reason"]}
-            detail["cost_reason"] = cost[case.outcome_id]["reason"]
-            rows.append(
-                {
-                    "outcome_id": case.outcome_id,
-                    "decision_id": case.executed["event_id"],
-                    "recommendation_id": case.recommendation_id,
-                    "team_id": fields["team_id"],
-                    "executed_on": at.replace(hour=0, minute=0, second=0, microsecond=0),
-                    "claimed_delta_kg": fields["est_carbon_delta_kg"],
-                    "claimed_delta_kg_lower": fields["est_carbon_delta_kg_lower"],
-                    "claimed_delta_kg_upper": fields["est_carbon_delta_kg_upper"],
-                    "measured_cost_delta_usd": cost[case.outcome_id]["measured_cost_delta_usd"],
-                    "sla_compliant": promise["sla_compliant"],
-                    "sla_detail": canonical_json(detail),
-                    "executed_at": at,
-                    "baseline_frozen_at": case.begun["occurred_at"] if case.intents else None,
-                    "baseline_signal": None,
-                    "baseline_method": None,
-                    "settled": now >= settles and ended,
-                    "restated": False,
-                    "runs_expected": len(own),
-                    "runs_ambiguous": len(vague),
-                }
-            )
-        return pa.Table.from_pylist(rows, CLAIM_SCHEMA)
-
 
 #: The ledger's columns, and whose provider they are of.
 _LEDGER = (*LEDGER_COLUMNS, "cloud_provider")
 
 
-def _keys(runs: Moved) -> list[str]:
-    """Every power, PUE and leakage factor the inputs name."""
-    columns = [
-        runs.slices.column(n) for n in runs.slices.column_names if n.endswith("factor_key") or "_factor_key_" in n
+def case_rows(cases: Sequence[Case]) -> pa.Table:
+    """What the books say of each case, as CASE_SCHEMA: one row per case, in order."""
+    rows = [
+        {
+            **{name: case.proposal[said] for name, said in _PROPOSED.items()},
+            "outcome_id": case.outcome_id,
+            "decision_id": case.executed["event_id"],
+            "recommendation_id": case.recommendation_id,
+            "executed_at": case.executed["occurred_at"],
+            "baseline_frozen_at": case.begun["occurred_at"] if case.intents else None,
+            "workload_category": case.proposal.get("workload_category"),
+            "home_instance_type": json.loads(case.proposal.get("current_config") or "{}").get("instance_type"),
+        }
+        for case in cases
     ]
-    columns.append(runs.leakage.column("factor_key"))
-    names = {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
-    return sorted(names)
+    return pa.Table.from_pylist(rows, CASE_SCHEMA)
+
+
+#: Columns of a case by the field of the proposal that says them; each proposal has them all.
+_PROPOSED = {
+    "team_id": "team_id",
+    "claimed_delta_kg": "est_carbon_delta_kg",
+    "claimed_delta_kg_lower": "est_carbon_delta_kg_lower",
+    "claimed_delta_kg_upper": "est_carbon_delta_kg_upper",
+}
+
+
+def placed_rows(cases: Sequence[Case]) -> pa.Table:
+    """The groups that the done intents placed, in their order, as PLACED_SCHEMA."""
+    rows = [
+        {
+            "outcome_id": case.outcome_id,
+            "recommendation_id": case.recommendation_id,
+            "group": row["groups"][0],
+            "workload_id": row["workload_id"],
+            "requested_hour": datetime.fromisoformat(row["requested_hour"]),
+            "vcpus_scale": float(row["vcpus_scale"]),
+        }
+        for case in cases
+        for intent in case.intents
+        for row in intent["payload"]["change"].get("placements", ())
+    ]
+    return pa.Table.from_pylist(rows, PLACED_SCHEMA)
+
+
+def slots_of(project: Project) -> dict[str, dict[str, str]]:
+    """Slot → SHA-256 of its content, of each table of the lake that a verification reads."""
+    lake = Lake(project.lake_root)
+    return {table: lake.slots(table) for table in READ_TABLES}
+
+
+def _distinct(column: pa.ChunkedArray) -> list[str]:
+    return pc.unique(column).to_pylist()
+
+
+def _or_empty(table: pa.Table | None, schema: pa.Schema) -> pa.Table:
+    return schema.empty_table() if table is None else table
 
 
 def outcome_rows(day: VerifiedDay, evidence: Mapping[str, str]) -> pa.Table:

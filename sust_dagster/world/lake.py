@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -346,6 +347,21 @@ class Lake:
                 result = result.append_column(name, self._commit_times(table, start, end, as_of, result.num_rows))
         return result.select(wanted)
 
+    def rows_in(
+        self, table: str, paths: Sequence[str], *, columns: Sequence[str], where: pc.Expression | None = None
+    ) -> pa.Table:
+        """Rows of these data files, of the current version or an older one, by their paths in the table.
+
+        Raises ``FileNotFoundError`` where one is not there.
+        """
+        schema = self.spec(table).arrow.remove_metadata()
+        if not paths:
+            return pa.schema([schema.field(c) for c in columns]).empty_table()
+        fs, base = self._filesystem
+        files = [f"{base}/{table}/{p}" for p in paths]
+        found = pads.dataset(files, schema=schema, format="parquet", filesystem=fs)
+        return found.to_table(columns=list(columns), filter=where)
+
     def _commit_times(
         self, table: str, start: datetime | None, end: datetime | None, as_of: int | datetime | None, rows: int
     ) -> pa.Array:
@@ -518,7 +534,7 @@ class Lake:
         if final.exists():
             return
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
         temporary.write_bytes(body)
         temporary.replace(final)
 
@@ -611,6 +627,12 @@ class Lake:
         except FileNotFoundError:
             return None
         return hashed.hexdigest()
+
+    def read_file(self, name: str) -> bytes:
+        """The bytes of a file, named by its path under the root; raises ``FileNotFoundError`` when it is not there."""
+        fs, base = self._filesystem
+        with fs.open_input_file(f"{base}/{name}") as stream:
+            return stream.read()
 
     def files(self, table: str, as_of: int | None = None) -> set[str]:
         """Paths of the active data files of a version (default: the current), as every Delta reader sees them."""

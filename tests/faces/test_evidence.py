@@ -304,11 +304,13 @@ def test_showing_a_bundle(whole: Path, tmp_path: Path) -> None:
     outcome = document(path)["claim"]["outcome_id"]
     text = sust("--project", whole, "evidence", "show", outcome)
     assert text.code == 0 and f"outcome {outcome}: confirmed" in text.out
-    for word in ("verified saving", "factors", "power/simple/v1", "decisions", "executed"):
+    for word in ("verified saving", "factors", "power/simple/v1", "usage ratio", "left alone by lot", "executed"):
         assert word in text.out
     said = sust("evidence", "show", path, "--json").json
     assert said["sha256"] == path.stem and said["outputs"]["verification_status"] == "confirmed"
     assert said["factors"]["power/simple/v1"]["sources"] and said["sensitivities"]
+    ratio = said["usage_ratio"]
+    assert ratio["ratio_ci_lower"] < ratio["ratio"] < ratio["ratio_ci_upper"]
     changed = tmp_path / path.name
     changed.write_bytes(path.read_bytes().replace(b'"confirmed"', b'"partial"'))
     text = sust("evidence", "show", changed)

@@ -63,7 +63,8 @@ def test_what_has_not_settled_has_no_number(outcomes: pd.DataFrame) -> None:
 
 
 def test_the_gross_saving_is_the_difference_of_the_twin_worlds(demo: DemoResult, outcomes: pd.DataFrame) -> None:
-    """By the stated model: the counterfactual is what the cloud that nobody changed would have stated, run by run."""
+    """By the stated model: the counterfactual is what the cloud that nobody changed would have stated, run by run, over
+    the usage ratio that the held-out runs gave (in truth it is 1)."""
     start, end = demo.project.start, demo.project.last_hour_end()
     stated = {
         name: dict(zip(*(t.column(c).to_pylist() for c in ("job_id", "stated_kg")), strict=True))
@@ -75,12 +76,15 @@ def test_the_gross_saving_is_the_difference_of_the_twin_worlds(demo: DemoResult,
     with ProjectResource(root=str(demo.project.root)) as resource:
         day = VerificationDesk(resource).verify(start, end, end)
     assert day is not None
+    ratio = dict(zip(*(day.comparison.ratios.column(c).to_pylist() for c in ("pool", "ratio")), strict=True))
+    pool = dict(zip(*(day.comparison.pools.column(c).to_pylist() for c in ("outcome_id", "pool")), strict=True))
     runs = day.moved.runs.to_pandas().groupby("outcome_id")["run_id"].apply(list)
     known = outcomes[outcomes["measured_carbon_delta_kg"].notna()]
     assert len(known) > 10
     for row in known.itertuples():
         before = math.fsum(stated["without"][r] for r in runs[row.outcome_id])
-        assert row.counterfactual_carbon_kg == pytest.approx(before, rel=1e-6), row.outcome_id
+        usage = ratio[pool[row.outcome_id]]
+        assert row.counterfactual_carbon_kg * usage == pytest.approx(before, rel=1e-6), row.outcome_id
         after = math.fsum(stated["with"][r] for r in runs[row.outcome_id])
         assert row.actual_carbon_kg == pytest.approx(after, rel=1e-6)
         parts = row.spatial_savings_kg + row.temporal_savings_kg + row.energy_savings_kg
@@ -176,7 +180,7 @@ def test_each_check_of_the_outcomes_has_a_fault_that_fails_it(demo: DemoResult) 
         bundle = demo.project.evidence_root / f"{rows.column('evidence_chain')[0]}.json"
         held = bundle.read_bytes()
         try:
-            bundle.write_bytes(held.replace(b'"sust-evidence/v1"', b'"sust-evidence/v2"'))
+            bundle.write_bytes(held.replace(b'"sust-evidence/v2"', b'"sust-evidence/v3"'))
             assert failed(rows) == {"evidence_is_there"}
         finally:
             bundle.write_bytes(held)

@@ -1,7 +1,8 @@
 """Does a 90 % interval hold the truth in 90 % of worlds? Hidden factor errors, drawn by name, one world at a time.
 
 The unit of counting is the world, not the job: all jobs of a world share its errors. The accepted bands are those of
-alpha = 0.001 at 5,000 worlds. Truth is computed here, by plain sums over hours, and shares no code with the verifier.
+alpha = 0.001 at 5,000 worlds. Truth is computed here, by plain sums over hours, and shares no code with the verifier,
+nor with the truth of the scorecard (``agents.verifier.calibration``), whose fleets these are.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from verifier_cases import (
     verified,
 )
 
+from sust_dagster.agents.verifier.calibration.coverage import FLEET_SEED
+from sust_dagster.agents.verifier.calibration.fleets import HOURS, REGIONS, stated_grid
+from sust_dagster.agents.verifier.calibration.fleets import fleet as moved_jobs
 from sust_dagster.agents.verifier.signal import HourlySignal
 from sust_dagster.simulator.regions import region_index
 from sust_dagster.simulator.truth import (
@@ -37,45 +41,22 @@ from sust_dagster.simulator.truth import (
 )
 
 Z95 = 1.959963984540054
-HOURS = 120
 WORLDS = 5000
-DIRTY, CLEAN = ("us-east-1", "us-west-2", "ap-south-1"), ("eu-north-1", "eu-west-1")
-REGIONS = DIRTY + CLEAN
 #: 95 % bound of a grid figure as a whole, shared by region and hour in the stated proportion.
 GRID_BOUND = 1.2
 
 
-def true_grid(seed: int = 4) -> dict[str, np.ndarray]:
-    """A daily wave and noise: dirty regions around 500 g, clean ones around 200 g."""
-    random = np.random.default_rng(seed)
-    wave = np.sin(2 * np.pi * np.arange(HOURS) / 24)
-    return {
-        r: (500 + 60 * i if r in DIRTY else 150 + 40 * (i - 3)) * (1 + 0.25 * wave) * random.uniform(0.9, 1.1, HOURS)
-        for i, r in enumerate(REGIONS)
-    }
+def true_grid(seed: int = FLEET_SEED) -> dict[str, np.ndarray]:
+    """The made-up grid in g/kWh: dirty regions around 560 g, clean ones around 170 g."""
+    return {region: 1000 * row for region, row in zip(REGIONS, stated_grid(seed), strict=True)}
 
 
-def fleet(mix: str, jobs: int, seed: int = 9) -> list[Run]:
-    """Jobs of one to five hours, moved in space and time as the mix says."""
-    random = np.random.default_rng(seed)
-    runs = []
-    for i in range(jobs):
-        length, start, shift = int(random.integers(1, 6)), int(random.integers(24, 96)), int(random.integers(0, 20))
-        dirty, clean = str(random.choice(DIRTY)), str(random.choice(CLEAN))
-        if mix == "one-way":
-            where = (dirty, clean)
-        elif mix == "one route":
-            where = (DIRTY[0], CLEAN[0])
-        elif mix == "both ways":
-            where = (dirty, clean) if random.random() < 0.5 else (clean, dirty)
-        else:
-            # The wave is highest at 06:00 and lowest at 18:00: twelve hours from one to the other save, or waste.
-            start = 24 * int(random.integers(1, 4)) + int(random.integers(15, 18))
-            where, shift = (dirty, dirty), 12
-            if mix == "in time, the wrong way":
-                start -= 12
-        runs.append(Run(f"o{i}", *where, start, length, shift, kw=float(random.uniform(0.5, 2))))
-    return runs
+def fleet(mix: str, jobs: int, seed: int = FLEET_SEED) -> list[Run]:
+    """A made-up fleet as runs."""
+    f = moved_jobs(mix, jobs, seed)
+    where = [(REGIONS[before], REGIONS[after]) for before, after in zip(f.before, f.after, strict=True)]
+    times = zip(f.start.tolist(), f.length.tolist(), f.shift.tolist(), f.kw.tolist(), strict=True)
+    return [Run(f"o{i}", *where[i], start, length, shift, kw=kw) for i, (start, length, shift, kw) in enumerate(times)]
 
 
 def true_savings(runs: list[Run], grid: dict[str, np.ndarray], errors: dict[str, np.ndarray]) -> np.ndarray:

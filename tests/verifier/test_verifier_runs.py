@@ -12,9 +12,14 @@ from sust_dagster.agents.verifier.runs import (
     EMISSIONS_COLUMNS,
     LEDGER_COLUMNS,
     MOVE_SCHEMA,
+    PLACED_SCHEMA,
     REQUEST_SCHEMA,
+    SPAN_COLUMNS,
     ZERO_LEAKAGE,
+    factor_keys,
     moved,
+    moves_of,
+    spans,
 )
 from sust_dagster.world.schemas import ACTIVITY_LEDGER, EMISSIONS
 
@@ -163,3 +168,56 @@ def test_a_bill_by_the_hour_is_compared_by_the_hour(asked: timedelta, begun: tim
     ledger, emissions = usage({"job_id": "j1", "started_at": T0 + begun})
     found = moved(moves(("o1", T0, 1.0)), requests(("j1", T0 + asked)), ledger, emissions, PLACES)
     assert found.slices.column("shift_us").to_pylist() == [shift_hours * 3_600_000_000]
+
+
+def test_a_group_is_at_home_where_its_own_plan_has_it() -> None:
+    placed = pa.Table.from_pylist(
+        [
+            {
+                "outcome_id": f"o-{r}", "recommendation_id": r, "group": g, "workload_id": "w", "requested_hour": T0,
+                "vcpus_scale": 0.5,
+            }
+            for r, g in (("r2", "g1"), ("r1", "g1"), ("r1", "g2"))
+        ],
+        PLACED_SCHEMA,
+    )  # fmt: skip
+    homes = pa.table({"recommendation_id": ["r1", "r2"], "job_id": ["g1", "g1"], "home_region": ["A", "B"]})
+    found = moves_of(placed, homes)
+    assert found.schema.equals(MOVE_SCHEMA)
+    assert found["outcome_id"].to_pylist() == ["o-r2", "o-r1", "o-r1"]
+    # The second group is in no frozen plan: it is at home nowhere, not where its neighbour is.
+    assert found["home_region"].to_pylist() == ["B", "A", "unknown"]
+    assert moves_of(placed.slice(0, 0), homes).equals(MOVE_SCHEMA.empty_table())
+    assert moves_of(placed, homes.slice(0, 0))["home_region"].to_pylist() == ["unknown"] * 3
+
+
+def test_runs_that_nobody_moved_have_their_span_too() -> None:
+    ledger, emissions = usage(
+        {"job_id": "j1", "started_at": T0 + 3 * HOUR}, {"job_id": "j1", "started_at": T0 + 4 * HOUR},
+        {"job_id": "j1", "started_at": T0 - HOUR, "resource_type": "network"},
+        {"job_id": "j1", "started_at": T0 + 9 * HOUR, "resource_type": "memory", "quality": "ok;memory_in_vcpu"},
+        {"job_id": "other", "started_at": T0},
+    )  # fmt: skip
+    asked = requests(("j2", T0), ("j1", T0 + timedelta(minutes=20)))
+    found = spans(asked, emissions.select(SPAN_COLUMNS))
+    assert found.select(["run_id", "started_at", "ended_at", "shift_us"]).to_pylist() == [
+        {"run_id": "j2", "started_at": None, "ended_at": None, "shift_us": 0},
+        {"run_id": "j1", "started_at": T0 + 3 * HOUR, "ended_at": T0 + 5 * HOUR, "shift_us": 3 * 3_600_000_000},
+    ]
+    # The same run, moved, has the same span.
+    own = moved(moves(("o1", T0, 1.0)), asked, ledger, emissions, PLACES).runs.to_pylist()
+    assert [(r["started_at"], r["ended_at"], r["shift_us"]) for r in own] == [
+        (r["started_at"], r["ended_at"], r["shift_us"]) for r in reversed(found.to_pylist())
+    ]
+    assert spans(asked.slice(0, 0), emissions).num_rows == 0
+    assert spans(asked, emissions.slice(0, 0))["started_at"].null_count == 2
+
+
+def test_every_factor_that_the_inputs_name_is_asked_for_once() -> None:
+    ledger, emissions = usage(
+        {"job_id": "j1", "started_at": T0},
+        {"job_id": "j1", "started_at": T0 + HOUR},
+        {"job_id": "j1", "started_at": T0, "resource_type": "network", "power_factor_key": "power/network"},
+    )
+    found = moved(moves(("o1", T0, 1.0)), requests(("j1", T0)), ledger, emissions, PLACES)
+    assert factor_keys(found) == ["power/network", "power/x", "pue/aws", "pue/aws/A", "pue/aws/B"]

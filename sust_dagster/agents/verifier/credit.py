@@ -36,8 +36,11 @@ def lower_bound(savings: Floats, sd: Floats) -> Bound:
     errors multiply, so a loss has its long tail towards a larger loss, as a log-normal figure has. A gain has it
     towards a larger gain; there the straight line is on the safe side.
     """
-    loss = (savings < 0) & (sd > 0)
-    ratio = np.where(loss, sd / np.where(loss, -savings, 1.0), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = sd / -savings
+    # Beyond these the straight line is lower, or the two are the same to the last digit.
+    loss = (savings < 0) & (ratio > 1e-12) & (ratio < 1e12)
+    ratio = np.where(loss, ratio, 1.0)
     spread = np.sqrt(np.log1p(ratio**2))
     growth = np.exp(Z90 * spread)
     skewed = loss & (savings * growth < savings - Z90 * sd)

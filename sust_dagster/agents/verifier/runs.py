@@ -36,6 +36,21 @@ MOVE_SCHEMA = pa.schema(
     ]
 )
 
+#: Groups as a done intent names them: ``group`` is their id in the frozen plan of the recommendation.
+PLACED_SCHEMA = pa.schema(
+    [
+        pa.field("outcome_id", _TEXT, nullable=False),
+        pa.field("recommendation_id", _TEXT, nullable=False),
+        pa.field("group", _TEXT, nullable=False),
+        pa.field("workload_id", _TEXT, nullable=False),
+        pa.field("requested_hour", TIMESTAMP, nullable=False),
+        pa.field("vcpus_scale", _FLOAT, nullable=False),
+    ]
+)
+
+#: Home region of a group that no frozen plan names; no run is at home there, so its runs are ambiguous.
+UNKNOWN_REGION = "unknown"
+
 #: The scheduler's own record of each run: when it was asked for, and where it runs when nobody places it.
 REQUEST_SCHEMA = pa.schema(
     [
@@ -53,6 +68,8 @@ EMISSIONS_COLUMNS = (
     "energy_kwh", "pue", "kg_location", "cost_usd", "power_factor_key", "provider_pue_factor_key",
     "region_pue_factor_key", "quality",
 )  # fmt: skip
+#: Columns of the emissions that tell when a run ran.
+SPAN_COLUMNS = ("job_id", "started_at", "ended_at", "resource_type", "quality")
 
 #: Why a component of leakage that is not metered apart is zero.
 ZERO_LEAKAGE = {
@@ -79,6 +96,18 @@ class Moved:
     original_at, home_region, resource_type, vcpus_scale."""
     egress: pa.Table
     """What was billed for leaving a region: outcome_id, run_id, activity_id, billed_usd."""
+
+
+def moves_of(placed: pa.Table, homes: pa.Table) -> pa.Table:
+    """``placed`` (PLACED_SCHEMA) as MOVE_SCHEMA, in the same order, with the home region the frozen plan names.
+
+    ``homes``: recommendation_id, job_id (the group), home_region; a group it does not hold is at UNKNOWN_REGION.
+    """
+    named = homes.select(["recommendation_id", "job_id", "home_region"]).to_pandas().rename(columns={"job_id": "group"})
+    named = named.drop_duplicates(["recommendation_id", "group"], keep="last")
+    found = placed.to_pandas().merge(named, "left", ["recommendation_id", "group"])
+    found["home_region"] = found["home_region"].astype(object).where(found["home_region"].notna(), UNKNOWN_REGION)
+    return pa.Table.from_pandas(found[MOVE_SCHEMA.names], MOVE_SCHEMA, preserve_index=False)
 
 
 def places_of(factors: FactorSet, method: str, pairs: Iterable[tuple[str, str]]) -> pa.Table:
@@ -141,6 +170,45 @@ def moved(moves: pa.Table, requests: pa.Table, ledger: pa.Table, emissions: pa.T
             network.rename(columns={"cost_usd": "billed_usd"})[list(_EGRESS)], preserve_index=False
         ),
     )
+
+
+def spans(requests: pa.Table, emissions: pa.Table) -> pa.Table:
+    """When each of ``requests`` (REQUEST_SCHEMA) ran, moved or not, in their order.
+
+    ``emissions``: SPAN_COLUMNS. Columns: run_id, workload_id, requested_at,
+    started_at, ended_at (null where no usage is known), shift_us as in :func:`moved`.
+    """
+    wanted = requests["job_id"].combine_chunks().cast(_TEXT)
+    own = emissions.filter(pc.is_in(emissions["job_id"].cast(_TEXT), wanted))
+    metered = pc.and_not(
+        pc.not_equal(own["resource_type"].cast(_TEXT), "network"),
+        pc.match_substring(own["quality"].cast(_TEXT), "memory_in_vcpu"),
+    )
+    used = own.filter(metered).group_by("job_id").aggregate([("started_at", "min"), ("ended_at", "max")]).to_pandas()
+    used = used.rename(columns={"job_id": "run_id", "started_at_min": "started_at", "ended_at_max": "ended_at"})
+    asked = requests.select(["job_id", "workload_id", "requested_at"]).to_pandas().rename(columns={"job_id": "run_id"})
+    runs = asked.merge(used, "left", "run_id")
+    runs["shift_us"] = _shift_us(runs["started_at"], runs["requested_at"])
+    return pa.Table.from_pandas(runs[_SPANS.names], _SPANS, preserve_index=False)
+
+
+_SPANS = pa.schema(
+    [
+        ("run_id", _TEXT),
+        ("workload_id", _TEXT),
+        ("requested_at", TIMESTAMP),
+        ("started_at", TIMESTAMP),
+        ("ended_at", TIMESTAMP),
+        ("shift_us", pa.int64()),
+    ]
+)
+
+
+def factor_keys(runs: Moved) -> list[str]:
+    """Every power, PUE and leakage factor that the inputs name, sorted."""
+    columns = [runs.slices.column(n) for n in runs.slices.column_names if "factor_key" in n]
+    columns.append(runs.leakage.column("factor_key"))
+    return sorted({name for column in columns for name in pc.unique(column).to_pylist() if name is not None})
 
 
 _KEYS_AFTER = ("power_factor_key", "provider_pue_factor_key", "region_pue_factor_key")

@@ -69,6 +69,43 @@ def make_project(root: Path, seed: int = 7) -> Project:
     return project
 
 
+#: A run of ``reports-finance``, which reads what ``etl-orders`` and ``etl-ledger`` make, and one of its inputs.
+READER, INPUT = ("reports-finance", START + 13 * HOUR), ("etl-orders", START + 9 * HOUR)
+
+
+def make_reader(root: Path, input_shift_hours: float | None) -> Project:
+    """A project in which one change moved READER, and INPUT was put off by some hours, or has no usage at all (None).
+
+    All else that READER may wait for ran when it was asked for.
+    """
+    project = simulated_project(root, days=5, seed=7)
+    project.save()
+    draw = random.Random(7)
+    with ProjectResource(root=str(project.root)) as resource:
+        resource.install_factors()
+        world = resource.world
+        grid = _grid(draw)
+        world.handle("accountant").write_lake("grid_intensity", grid, START - DAY, START + 4 * DAY)
+        grams = {(r["region"], r["ts"]): r["intensity_kgco2_kwh"] for r in grid.to_pylist()}
+        placements = _decide(world, "reader", KINDS["region"], [READER])
+        usage = []
+        for job in fake_cloud(project).jobs(START, START + 14 * HOUR).to_pylist():
+            hour = job["requested_at"].replace(minute=0, second=0, microsecond=0)
+            key = job["workload_id"], hour
+            if key == READER:
+                usage += _usage(job, KINDS["region"], draw, grams)
+            elif key == INPUT:
+                kind = Kind("home", input_shift_hours or 0.0)
+                usage += [] if input_shift_hours is None else _usage(job, kind, draw, grams)
+            elif job["workload_id"] in ("etl-orders", "etl-ledger"):
+                usage += _usage(job, Kind("home"), draw, grams)
+        _write(world, "ingestor", "activity_ledger", usage)
+        _write(world, "accountant", "emissions", usage)
+        table = _conformed("placements", placements)
+        world.handle("planner").write_lake("placements", table, START, START + DAY)
+    return project
+
+
 def verify(
     project: Project, *, start: datetime = START, end: datetime = START + DAY, now: datetime = NOW
 ) -> VerifiedDay:

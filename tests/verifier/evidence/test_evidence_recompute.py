@@ -156,7 +156,7 @@ def test_it_runs_bare_and_says_what_it_found(
     assert run(program, tmp_path / "nothing.json").returncode == 3
     (tmp_path / "other.json").write_text('{"format":"something else"}')
     done = run(program, tmp_path / "other.json")
-    assert done.returncode == 3 and "sust-evidence/v1" in done.stderr
+    assert done.returncode == 3 and "sust-evidence/v2" in done.stderr
     shutil.copy(files[drawn], tmp_path / "mine.json")
     done = run(program, tmp_path / "mine.json")
     assert done.returncode == 0 and files[drawn].stem in done.stderr, "without a hash for a name it says the hash"

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sust_dagster.agents.verifier.causal.inputs import CheckInputError
-from sust_dagster.agents.verifier.service.cost import COSTS, cost_delta
+from sust_dagster.agents.verifier.service.cost import COSTS, at_home, cost_delta
 from sust_dagster.world.schemas import FLOAT, STRING, TIMESTAMP
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -147,3 +148,46 @@ def test_prices_that_contradict_are_refused():
         deltas([], [], [("us", "cpu", 0, None, 1.0), ("us", "cpu", 3, None, 2.0)])
     with pytest.raises(CheckInputError, match="row 0 ends before"):
         deltas([], [], [("us", "cpu", 3, 3, 1.0)])
+
+
+USAGE = pa.schema(
+    [
+        ("outcome_id", STRING),
+        ("instance_type", STRING),
+        ("home_region", STRING),
+        ("original_at", TIMESTAMP),
+        ("usage_hours", FLOAT),
+        ("cost_usd", FLOAT),
+    ]
+)
+
+
+def test_usage_is_priced_as_the_size_it_had_at_home():
+    usage = pa.Table.from_pylist(
+        [
+            dict(zip(USAGE.names, (o, kind, "us", T0, hours, 1.0), strict=True))
+            for o, kind, hours in (("p", "small", 2.0), ("o", "small", 1.0), ("q", None, 1.0), ("r", "small", 1.0))
+        ],
+        schema=USAGE,
+    )
+    cases = pa.table({"outcome_id": ["o", "p", "q", "r"], "home_instance_type": ["large", None, None, ""]})
+    slices = at_home(usage, cases)
+    # Where the plan names no size before, it is the size it ran in; nobody knows the one that has neither.
+    assert slices["sku"].to_pylist() == ["small", "large", None, "small"]
+    assert slices["usage_amount"].to_pylist() == [2.0, 1.0, 1.0, 1.0]
+    prices = [("us", "small", T0, None, 1.0), ("us", "large", T0, None, 4.0)]
+    table = pa.Table.from_pylist([dict(zip(PRICES.names, p, strict=True)) for p in prices], schema=PRICES)
+    known = slices.filter(pc.is_valid(slices["sku"]))
+    found = cost_delta(known, EGRESS.empty_table(), table, cases["outcome_id"]).to_pylist()
+    assert [r["measured_cost_delta_usd"] for r in found] == [-3.0, -1.0, None, 0.0]
+    # As if it had been small before: no saving.
+    same = at_home(usage, cases.set_column(1, "home_instance_type", pa.nulls(4, STRING)))
+    found = cost_delta(same.slice(1, 1), EGRESS.empty_table(), table, pa.array(["o"])).to_pylist()
+    assert found[0]["measured_cost_delta_usd"] == 0.0
+
+
+def test_no_usage_is_no_slices():
+    cases = pa.table({"outcome_id": ["o"], "home_instance_type": ["large"]})
+    assert at_home(USAGE.empty_table(), cases).num_rows == 0
+    with pytest.raises(CheckInputError, match="cases: no column home_instance_type"):
+        at_home(USAGE.empty_table(), cases.drop_columns(["home_instance_type"]))

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sust_dagster.agents.verifier.causal.inputs import CheckInputError
+from sust_dagster.agents.verifier.evidence.recompute import _too_early
+from sust_dagster.agents.verifier.service.dependencies import DEPENDENCIES
 from sust_dagster.agents.verifier.service.sla import SLA, sla
 from sust_dagster.world.schemas import FLOAT, STRING, TIMESTAMP
 
@@ -29,7 +31,7 @@ RUNS = pa.schema(
         ("round_trip_ms", FLOAT),
     ]
 )
-NEEDS = pa.schema([("run_id", STRING), ("needs_run_id", STRING)])
+HOUR_US = 3_600_000_000
 
 
 def at(hours: float | None) -> datetime | None:
@@ -37,12 +39,13 @@ def at(hours: float | None) -> datetime | None:
 
 
 def run(name: str = "r", outcome: str = "o", category: str | None = "balanced", **hours) -> dict:
-    given = {"started": 0.0, "ended": 1.0, "delay": None, "deadline": None, "limit": None, "rtt": None} | hours
+    given = {"started": 0.0, "ended": 1.0, "delay": None, "deadline": None, "limit": None, "rtt": None, "asked": 0.0}
+    given |= hours
     return {
         "outcome_id": outcome,
         "run_id": name,
         "category": category,
-        "requested_start": T0,
+        "requested_start": at(given["asked"]),
         "started_at": at(given["started"]),
         "ended_at": at(given["ended"]),
         "max_delay_hours": given["delay"],
@@ -52,9 +55,12 @@ def run(name: str = "r", outcome: str = "o", category: str | None = "balanced", 
     }
 
 
-def checked(*runs: dict, needs: list[tuple[str, str]] = (), outcomes: tuple[str, ...] = ("o",), **kw) -> list[dict]:
+def checked(
+    *runs: dict, needs: list[tuple[str, str, float | None]] = (), outcomes: tuple[str, ...] = ("o",), **kw
+) -> list[dict]:
     table = pa.Table.from_pylist(list(runs), schema=RUNS)
-    edges = pa.Table.from_pylist([{"run_id": a, "needs_run_id": b} for a, b in needs], schema=NEEDS)
+    rows = [{"run_id": a, "needs_run_id": b, "needs_ended_at": at(ended)} for a, b, ended in needs]
+    edges = pa.Table.from_pylist(rows, schema=DEPENDENCIES)
     out = sla(table, edges, pa.array(outcomes), **kw)
     assert out.schema == SLA
     return [r | {"sla_detail": json.loads(r["sla_detail"])} for r in out.to_pylist()]
@@ -134,18 +140,71 @@ def test_an_outcome_without_runs_is_unknown():
 
 
 def test_nothing_starts_before_what_it_needs_has_ended():
-    first = run("a", outcome="other", ended=1.0)
-    assert checked(first, run("b", started=1.0), needs=[("b", "a")])[0]["sla_compliant"] is True
-    early = checked(first, run("b", started=0.75), needs=[("b", "a")])[0]
+    first = ("b", "a", 1.25)
+    assert checked(run("b", started=1.25), needs=[first])[0]["sla_compliant"] is True
+    early = checked(run("b", started=0.75), needs=[first])[0]
     assert early["sla_compliant"] is False
-    assert early["sla_detail"]["promises"]["dependencies"]["worst_hours"] == 0.25
+    assert early["sla_detail"]["promises"]["dependencies"] == {
+        "promised": 1, "kept": 0, "broken": 1, "unknown": 0, "worst_hours": 0.5, "first_broken": "b",
+    }  # fmt: skip
     # Without the dependency the same start is fine.
-    assert checked(first, run("b", started=0.75))[0]["sla_compliant"] is True
+    assert checked(run("b", started=0.75))[0]["sla_compliant"] is True
     # One that was not seen leaves it open, unless another is already broken.
-    assert checked(run("b", started=1.0), needs=[("b", "gone")])[0]["reason"] == "not_observed: dependencies 1"
-    unseen = run("c", outcome="other", ended=None)
-    assert checked(first, unseen, run("b", started=1.0), needs=[("b", "a"), ("b", "c")])[0]["sla_compliant"] is None
-    assert checked(first, unseen, run("b", started=0.5), needs=[("b", "a"), ("b", "c")])[0]["sla_compliant"] is False
+    unseen = ("b", "c", None)
+    assert checked(run("b", started=1.25), needs=[unseen])[0]["reason"] == "not_observed: dependencies 1"
+    assert checked(run("b", started=1.25), needs=[first, unseen])[0]["sla_compliant"] is None
+    assert checked(run("b", started=0.5), needs=[first, unseen])[0]["sla_compliant"] is False
+    assert checked(run("b", started=None), needs=[first])[0]["sla_detail"]["promises"]["dependencies"]["unknown"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "started", "ended", "kept"),
+    [
+        (0.5, 0.0, 0.4, True),  # billed from the hour on, and asked for at half past: it began at half past
+        (0.5, 3.0, 3.4, True),
+        (0.5, 3.0, 3.6, False),
+        (0.5, 3.0, 4.0, None),  # billed to the hour's end: somewhere between three and four
+        (0.5, 3.0, 5.0, False),
+        (0.5, 3.25, 3.2, True),  # it says the minute
+        (0.5, 3.25, 3.3, False),
+        (0.0, 3.0, 3.0, True),
+    ],
+)
+def test_a_bill_by_the_hour_is_no_witness_of_minutes(asked: float, started: float, ended: float, kept: bool | None):
+    row = checked(run("b", asked=asked, started=started, ended=9.0), needs=[("b", "a", ended)])[0]
+    assert row["sla_compliant"] is kept
+    assert row["reason"] == ("not_observed: dependencies 1" if kept is None else None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    asked=st.integers(0, 24),
+    started=st.one_of(st.none(), st.integers(0, 24)),
+    ends=st.lists(st.one_of(st.none(), st.integers(0, 30)), min_size=1, max_size=4),
+)
+def test_the_second_program_judges_dependencies_the_same(asked: int, started: int | None, ends: list):
+    """In quarters of an hour, so that many fall on the hour."""
+    needs = [("b", f"a{i}", None if e is None else e / 4) for i, e in enumerate(ends)]
+    row = checked(run("b", asked=asked / 4, started=None if started is None else started / 4), needs=needs)[0]
+    found = row["sla_detail"]["promises"]["dependencies"]
+    quarter = HOUR_US // 4
+    other = _too_early(
+        {"started_at": None if started is None else started * quarter, "requested_at": asked * quarter},
+        [None if e is None else e * quarter for e in ends],
+    )
+    assert found["promised"] == 1
+    assert found["worst_hours"] == other
+    assert (found["broken"], found["unknown"]) == (int(other is not None and other > 0), int(other is None))
+
+
+def test_a_run_that_two_changes_claim_is_judged_in_both():
+    shared = [run("b", outcome=o, started=0.75) for o in ("o", "p")]
+    rows = checked(*shared, run("c", started=0.5), needs=[("b", "a", 1.25)], outcomes=("o", "p"))
+    assert [(r["sla_compliant"], r["runs"]) for r in rows] == [(False, 2), (False, 1)]
+    assert {r["sla_detail"]["promises"]["dependencies"]["first_broken"] for r in rows} == {"b"}
+    # The change that claims another run has kept what it promised.
+    rows = checked(shared[0], run("c", outcome="p", started=0.5), needs=[("b", "a", 1.25)], outcomes=("o", "p"))
+    assert [r["sla_compliant"] for r in rows] == [False, True]
 
 
 @settings(max_examples=40, deadline=None)
@@ -184,9 +243,9 @@ def test_malformed_tables_are_refused_by_name():
     with pytest.raises(CheckInputError, match="row 1 gives run r again"):
         checked(run(), run())
     with pytest.raises(CheckInputError, match="run x is in no row"):
-        checked(run(), needs=[("x", "r")])
+        checked(run(), needs=[("x", "r", 1.0)])
     with pytest.raises(CheckInputError, match="asked for once"):
         checked(run(), outcomes=("o", "o"))
     with pytest.raises(CheckInputError, match="no column deadline"):
         table = pa.Table.from_pylist([run()], schema=RUNS).drop_columns(["deadline"])
-        sla(table, pa.Table.from_pylist([], schema=NEEDS), pa.array(["o"]))
+        sla(table, DEPENDENCIES.empty_table(), pa.array(["o"]))

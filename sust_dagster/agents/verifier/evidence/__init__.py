@@ -5,5 +5,6 @@ Does not belong here: where documents are kept and what commits to them (the orc
 """
 
 from sust_dagster.agents.verifier.evidence.bundle import BUNDLE_FORMAT, Bundle, Record, bundles
+from sust_dagster.agents.verifier.evidence.comparison import COMPARISONS, Compared, comparisons
 
-__all__ = ["BUNDLE_FORMAT", "Bundle", "Record", "bundles"]
+__all__ = ["BUNDLE_FORMAT", "COMPARISONS", "Bundle", "Compared", "Record", "bundles", "comparisons"]

@@ -26,6 +26,8 @@ from sust_dagster.agents.accountant.factors import Factor, FactorSet, NamedFacto
 from sust_dagster.agents.accountant.lookups import HOUR_US
 from sust_dagster.agents.accountant.methods import named_factor
 from sust_dagster.agents.verifier.arrays import Ints
+from sust_dagster.agents.verifier.causal.comparison import Comparison
+from sust_dagster.agents.verifier.evidence.comparison import Compared, ratio_text
 from sust_dagster.agents.verifier.evidence.text import (
     as_texts,
     canonical,
@@ -41,7 +43,7 @@ from sust_dagster.agents.verifier.signal import HourlySignal, signal_matrix
 from sust_dagster.agents.verifier.uncertainty import DRAWS
 
 #: Name and version of the document's form.
-BUNDLE_FORMAT = "sust-evidence/v1"
+BUNDLE_FORMAT = "sust-evidence/v2"
 
 #: The fields of a proposal that a plan's hash is taken over.
 PLAN_FIELDS = ("action_type", "objective", "planned_for", "policy_version", "proposed_config", "workload_id")
@@ -75,7 +77,8 @@ class Record:
     ``emissions`` (EMISSIONS_COLUMNS) and ``ledger`` (LEDGER_COLUMNS): every row of the runs, in the lake's order.
     ``grid``: GRID_INTENSITY of the hours around them. ``homes``: home region by (recommendation, group) of the frozen
     placements. ``register``: workload_id, max_delay_hours, sla_latency_ms. ``latency``: from_region, to_region, rtt_ms.
-    ``slots``: by table of the lake, slot and SHA-256 of the file that was written for it.
+    ``needs``: run_id, needs_run_id, needs_ended_at. ``comparisons``: the document of each pool. ``slots``: by table of
+    the lake, slot and SHA-256 of the file that was written for it.
     """
 
     cases: Sequence[Case]
@@ -91,6 +94,9 @@ class Record:
     prices: pa.Table
     register: pa.Table
     latency: pa.Table | None
+    needs: pa.Table
+    comparison: Comparison
+    comparisons: Sequence[Compared]
     homes: Mapping[tuple[str, str], str]
     approvals: Sequence[Mapping[str, Any]]
     slots: Mapping[str, Mapping[str, str]]
@@ -138,6 +144,9 @@ class _Making:
         }
         latency = [] if record.latency is None else record.latency.to_pylist()
         self._latency = {(r["from_region"], r["to_region"]): r["rtt_ms"] for r in latency}
+        self._needs: dict[str, list[list[Any]]] = {}
+        for run, need, at in zip(*record.needs.to_pydict().values(), strict=True):
+            self._needs.setdefault(run, []).append([run, need, None if at is None else _micros(at)])
         self._approvals: dict[str, list[str]] = {}
         for row in record.approvals:
             self._approvals.setdefault(row["recommendation_id"], []).append(_book_row(row))
@@ -151,6 +160,10 @@ class _Making:
             }
         )
         self._zero = canonical(ZERO_LEAKAGE)
+        ratios = {r["pool"]: r for r in record.comparison.ratios.to_pylist()}
+        pools = zip(*record.comparison.pools.to_pydict().values(), strict=True)
+        self._ratio = {outcome: (ratios[pool]["factor_key"], pool) for outcome, pool in pools}
+        self._ratio_text = {c.pool: ratio_text(ratios[c.pool], c.sha256) for c in record.comparisons}
 
     def document(self, case: Case) -> str:
         """The bundle's text."""
@@ -160,6 +173,7 @@ class _Making:
         proposal = json.loads(history[0]["payload"])
         usage = self._usage.of(outcome)
         moves = self._moves(case)
+        *ratio_key, pool = self._ratio.get(outcome, ("",))
         sections = {
             "baseline": self._baseline(case),
             "books": obj(
@@ -170,7 +184,7 @@ class _Making:
                 }
             ),
             "claim": self._claims[outcome],
-            "factors": self._factors.of(sorted({*usage.keys, *self._factors.keys_of(usage.places)})),
+            "factors": self._factors.of(sorted({*usage.keys, *self._factors.keys_of(usage.places), *ratio_key})),
             "format": quoted(BUNDLE_FORMAT),
             "formula": self._formula,
             "grid": self._grid.of(usage.regions, usage.first_hour, usage.end_hour),
@@ -185,6 +199,7 @@ class _Making:
             "promises": self._promises(usage, proposal),
             "requests": usage.requests,
             "usage": usage.rows,
+            "usage_ratio": self._ratio_text.get(pool, "null"),
         }
         digests = {name: quoted(hashlib.sha256(text.encode()).hexdigest()) for name, text in sections.items()}
         return obj(sections | {"digests": obj(digests)})
@@ -245,11 +260,12 @@ class _Making:
                 yield f'"date={slot[:10]}/{slot}-{held[slot]}.parquet"'
 
     def _promises(self, usage: _Own, proposal: Mapping[str, Any]) -> str:
-        """What was promised of these workloads, and how far their regions are from home."""
+        """What was promised of these workloads, what their runs waited for, how far their regions are from home."""
         pairs = [(a, b, self._latency.get((a, b))) for a, b in usage.routes]
         return canonical(
             {
                 "category": proposal.get("workload_category"),
+                "needs": [need for run in usage.runs for need in self._needs.get(run, ())],
                 "register": {w: self._register[w] for w in usage.workloads if w in self._register},
                 "round_trip_ms": [list(pair) for pair in pairs],
             }
@@ -262,6 +278,7 @@ class _Own:
 
     rows: str
     requests: str
+    runs: Sequence[str]
     keys: Sequence[str]
     regions: Sequence[str]
     places: Sequence[tuple[str, str]]
@@ -337,6 +354,7 @@ class _Usage:
         return _Own(
             rows="{" + texts + "}",
             requests=self._requests(runs, outcome, a, b),
+            runs=runs["run_id"],
             keys=sorted(keys),
             regions=sorted(r for r in ran if r is not None),
             places=places,
@@ -456,6 +474,7 @@ class _Factors:
         chosen = [n for n in FACTOR_COLUMNS if n in record.factor_set.table.column_names]
         rows = _rows(record.factor_set.table.select(chosen), key="factor_id")
         self._rows = rows
+        self._estimated = set(record.comparison.ratios["factor_key"].to_pylist())
         self._known: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._place: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -472,7 +491,8 @@ class _Factors:
     def _named(self, key: str) -> tuple[str, tuple[str, ...]]:
         if key not in self._known:
             factor, seen = self._record.factors[key], _Witness(self._record.factor_set)
-            named_factor(cast("FactorSet", seen), key)
+            if key not in self._estimated:
+                named_factor(cast("FactorSet", seen), key)
             ids = tuple(dict.fromkeys(f.factor_id for f in seen.seen))
             text = obj(
                 {

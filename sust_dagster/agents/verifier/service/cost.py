@@ -1,7 +1,7 @@
 """The measured cost delta: the bill as it came less the bill as it would have come at home, at the original time.
 
-Belongs here: joining usage to the price in force, adding up by outcome. Does not belong here: reading bills or price
-lists, currencies other than USD, what a plan expected.
+Belongs here: which size usage had at home, joining it to the price in force, adding up by outcome. Does not belong
+here: reading bills or price lists, currencies other than USD, what a plan expected.
 """
 
 from __future__ import annotations
@@ -40,6 +40,30 @@ COSTS = pa.schema(
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def at_home(usage: pa.Table, cases: pa.Table) -> pa.Table:
+    """The usage of moved runs (``runs.Moved.usage``) as the ``slices`` of :func:`cost_delta`, in the same order.
+
+    ``cases``: outcome_id, home_instance_type (the size the plan says the workload had; null or empty where it says
+    none). The same hours would have been billed at home for that size, or for the size they ran in where none is said.
+    Raises :class:`CheckInputError` for missing columns.
+    """
+    require(usage, ("outcome_id", "instance_type", "home_region", "original_at", "usage_hours", "cost_usd"), "usage")
+    require(cases, ("outcome_id", "home_instance_type"), "cases")
+    said = cases["home_instance_type"].combine_chunks().cast(STRING)
+    said = pc.if_else(pc.equal(said, ""), pa.scalar(None, STRING), said)
+    case = pc.index_in(usage["outcome_id"].cast(STRING), cases["outcome_id"].combine_chunks().cast(STRING))
+    return pa.table(
+        {
+            "outcome_id": usage["outcome_id"],
+            "sku": pc.coalesce(pc.take(said, case), usage["instance_type"].cast(STRING)),
+            "home_region": usage["home_region"],
+            "original_at": usage["original_at"],
+            "usage_amount": usage["usage_hours"],
+            "billed_usd": usage["cost_usd"],
+        }
+    )
 
 
 def cost_delta(slices: pa.Table, egress: pa.Table, prices: pa.Table, outcomes: pa.Array | pa.ChunkedArray) -> pa.Table:

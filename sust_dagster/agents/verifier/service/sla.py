@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sust_dagster.agents.accountant.columns import Floats
 from sust_dagster.agents.verifier.causal.inputs import (
@@ -42,7 +43,11 @@ SLA = pa.schema(
     [("outcome_id", STRING), ("sla_compliant", BOOL), ("sla_detail", STRING), ("runs", INT), ("reason", STRING)]
 )
 
-_HOUR_US = 3_600_000_000.0
+_HOUR_US = 3_600_000_000
+_NEVER = -(1 << 62)
+
+#: Microseconds since 1970, and which are known.
+_Instants = tuple[Ints, Flags]
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,14 @@ def sla(
 ) -> pa.Table:
     """Compliance of each of ``outcomes``: schema :data:`SLA`, in their order.
 
-    ``runs``, one row per run: outcome_id, run_id, category (text, null unknown), requested_start, started_at,
-    ended_at (UTC; null not observed), max_delay_hours (the run's own promise, narrows the category's, null for none),
-    deadline (null for none), sla_latency_ms (null for none), round_trip_ms (measured from the region it ran in; null
-    not observed). ``dependencies``: run_id, needs_run_id. Runs of other outcomes count as what others depend on.
+    ``runs``, one row per run of an outcome (a run that two changes claim is looked at in both): outcome_id, run_id,
+    category (text, null unknown), requested_start, started_at, ended_at (UTC; null not observed), max_delay_hours (the
+    run's own promise, narrows the category's, null for none), deadline (null for none), sla_latency_ms (null for none),
+    round_trip_ms (measured from the region it ran in; null not observed). ``dependencies``: run_id, needs_run_id,
+    needs_ended_at (null not observed), as ``service.dependencies`` has them.
+
+    A bill by the hour says neither in which minute a run began nor in which another ended. Such a run began in the
+    minute that it was asked for at; where it began within the last hour of what it needs, nobody can tell.
 
     ``sla_detail`` is canonical JSON: by promise ``promised``, ``kept``, ``broken``, ``unknown`` and ``worst`` (the
     largest excess over the promise among the runs seen, negative is slack, in hours or ms), and ``first_broken``, a
@@ -79,8 +88,9 @@ def sla(
     require(runs, ("max_delay_hours", "deadline", "sla_latency_ms", "round_trip_ms"), what)
     wanted = _wanted(outcomes)
     outcome, run = keys(runs, "outcome_id", what), keys(runs, "run_id", what)
-    if run.n != runs.num_rows:
-        twice = int(np.flatnonzero(np.bincount(run.codes)[run.codes] > 1)[1])
+    _, first = np.unique(outcome.codes * max(run.n, 1) + run.codes, return_index=True)
+    if len(first) != runs.num_rows:
+        twice = int(np.setdiff1d(np.arange(runs.num_rows), first)[0])
         raise CheckInputError(f"{what}: row {twice} gives run {run.values[run.codes[twice]]} again")
     place = {name: i for i, name in enumerate(wanted)}
     at = np.array([place.get(v, -1) for v in outcome.values], np.int64)[outcome.codes]
@@ -90,7 +100,7 @@ def sla(
         "start_delay": _delay(runs, started, start_seen, tolerance_hours, what),
         "deadline": _deadline(runs, ended, end_seen, what),
         "latency": _latency(runs, what),
-        "dependencies": _order(dependencies, run, (started, start_seen), (ended, end_seen)),
+        "dependencies": _order(dependencies, run, instants(runs, "requested_start", what), (started, start_seen)),
     }
     counts = {name: _counted(check, at, len(wanted), run) for name, check in checks.items()}
     n_runs = np.bincount(at[at >= 0], minlength=len(wanted))
@@ -128,28 +138,33 @@ def _latency(runs: pa.Table, what: str) -> _Promise:
     return _Promise(~np.isnan(limit), ~np.isnan(measured), measured - limit, "ms")
 
 
-def _order(dependencies: pa.Table, run: Keys, started: tuple[Ints, Flags], ended: tuple[Ints, Flags]) -> _Promise:
+def _order(dependencies: pa.Table, run: Keys, asked: _Instants, started: _Instants) -> _Promise:
     """A run starts when all it needs has ended; what it needs and nobody saw leaves it unknown, unless one is late."""
-    what, n = "dependencies of sla", len(run.codes)
-    require(dependencies, ("run_id", "needs_run_id"), what)
-    after, before = keys(dependencies, "run_id", what), keys(dependencies, "needs_run_id", what)
-    row_of = np.empty(run.n, np.int64)
-    row_of[run.codes] = np.arange(n)
-    position = {name: int(row_of[i]) for i, name in enumerate(run.values)} if dependencies.num_rows else {}
-    rows_after = np.array([position.get(v, -1) for v in after.values], np.int64)[after.codes]
-    rows_before = np.array([position.get(v, -1) for v in before.values], np.int64)[before.codes]
-    # What a run needs may lie outside the table: then its end was not observed. The run itself may not.
-    if (rows_after < 0).any():
+    what = "dependencies of sla"
+    require(dependencies, ("run_id", "needs_run_id", "needs_ended_at"), what)
+    after = keys(dependencies, "run_id", what)
+    keys(dependencies, "needs_run_id", what)
+    place = pc.index_in(pa.array(after.values, STRING), pa.array(run.values, STRING))
+    if place.null_count:
         raise CheckInputError(
-            f"{what}: run {after.values[after.codes[(rows_after < 0).argmax()]]} is in no row of runs"
+            f"{what}: run {after.values[pc.index(place.is_null(), True).as_py()]} is in no row of runs"
         )
-    seen = started[1][rows_after] & (rows_before >= 0) & ended[1][rows_before]
-    over = np.where(seen, (ended[0][rows_before] - started[0][rows_after]) / _HOUR_US, -np.inf)
-    worst, unseen, promised = np.full(n, -np.inf), np.zeros(n, bool), np.zeros(n, bool)
-    np.maximum.at(worst, rows_after, over)
-    unseen[rows_after[~seen]] = True
-    promised[rows_after] = True
-    return _Promise(promised, promised & (~unseen | (worst > 0.0)), worst, "hours")
+    of = np.asarray(place).astype(np.int64)[after.codes]
+    ended, seen = instants(dependencies, "needs_ended_at", what)
+    # An end on the hour may be that of a bill by the hour: then it was within the hour before.
+    surely = np.where(ended % _HOUR_US == 0, ended - _HOUR_US + 1, ended)
+    latest, late, unseen, promised = (np.full(run.n, v) for v in (_NEVER, _NEVER, False, False))
+    np.maximum.at(latest, of[seen], ended[seen])
+    np.maximum.at(late, of[seen], surely[seen])
+    unseen[of[~seen]] = True
+    promised[of] = True
+    # A start on the hour may be one too: the run kept the minute that it was asked for at.
+    begun = started[0] + np.where(started[0] % _HOUR_US == 0, asked[0] % _HOUR_US, 0)
+    code, known = run.codes, started[1] & asked[1] & promised[run.codes]
+    broken = known & (late[code] > begun)
+    kept = known & (latest[code] <= begun) & ~unseen[code]
+    over = np.where(broken | kept, (latest[code] - begun) / _HOUR_US, -np.inf)
+    return _Promise(promised[code], broken | kept, over, "hours")
 
 
 def _counted(check: _Promise, at: Ints, n: int, run: Keys) -> list[dict]:
