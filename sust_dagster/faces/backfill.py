@@ -20,6 +20,7 @@ from sust_dagster.faces.runs import open_instance, run_job
 from sust_dagster.orchestration.assets.marts import DBT_PROJECT
 from sust_dagster.orchestration.build import build_defs
 from sust_dagster.orchestration.jobs import HOURLY_ASSETS
+from sust_dagster.orchestration.restated import restated, verify_command
 from sust_dagster.settings import Project
 from sust_dagster.world.lake import Lake
 from sust_dagster.world.schemas import EMISSION_FACTORS
@@ -102,7 +103,18 @@ def run_restatement(
     pcsv.write_csv(report, out)
     total = next((r for r in report.to_pylist() if r["scope"] == "total"), {})
     figures = {k: v for k, v in total.items() if k not in ("scope", "item")}
-    return {"reason": reason, "report": str(out), **_commits(lake, {"emissions": before}), **figures}
+    found = {"reason": reason, "report": str(out), **_commits(lake, {"emissions": before}), **figures}
+    return {**found, **_awaiting(project)}
+
+
+def _awaiting(project: Project) -> dict[str, Any]:
+    """How many outcomes rest on data that was restated since, and what verifies them again."""
+    found = restated(project, project.present())
+    days = found.days(project)
+    return {
+        "outcomes_restated": len(found.outcomes),
+        "next": "" if days is None else f"{verify_command(*days)}: it verifies these outcomes again",
+    }
 
 
 def _run_hours(

@@ -110,7 +110,8 @@ def _books(project: Project) -> Iterator[Finding]:
                 return
             factors = books.read("emission_factors")
     except (SQLAlchemyError, BooksError) as error:
-        yield Finding("books", False, str(error).splitlines()[0], "restore books.db from a copy")
+        fix = "start their server, or mend books_url" if project.books_url else "restore books.db from a copy"
+        yield Finding("books", False, str(error).splitlines()[0], fix)
         return
     fix = "materialise the asset emission_factors, or run `sust backfill`"
     yield Finding("emission factors", factors.num_rows > 0, f"{factors.num_rows} versions", fix)

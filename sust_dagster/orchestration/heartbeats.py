@@ -28,6 +28,7 @@ from sust_dagster.orchestration.execution_desk import FAILED, STUCK
 from sust_dagster.orchestration.partitions import day_key, hour_key
 from sust_dagster.orchestration.planning_desk import PLAN_HOUR
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.orchestration.restated import restated, verify_command
 from sust_dagster.orchestration.verification_desk import SETTLE_DAYS, UNSETTLED, VERIFY_HOUR, WINDOW_DAYS
 from sust_dagster.settings import Project
 from sust_dagster.world.books import Books
@@ -79,11 +80,13 @@ def loop_health(project: Project, now: datetime, instance: dg.DagsterInstance | 
 def alert_late(project: ProjectResource, now: datetime, instance: dg.DagsterInstance | None) -> list[str]:
     """Raise an alert for each step that is late, once for each time it fell silent; the late steps, in words."""
     said = []
-    for step, state in loop_health(project.project, now, instance).items():
-        late = None if state.last_success is None else lateness(step, state.last_success, now)
-        if late is None or state.last_success is None:
+    look = _Look(project.project, now, instance)
+    for step in STEPS:
+        last = look.last_success(step)
+        late = None if last is None else lateness(step, last, now)
+        if late is None or last is None:
             continue
-        agent, subject = _AGENTS[step], f"{step} since {state.last_success:%Y-%m-%d %H:%M}"
+        agent, subject = _AGENTS[step], f"{step} since {last:%Y-%m-%d %H:%M}"
         with project.handle(agent).transaction() as transaction:
             raise_alert(transaction, agent, LATE, subject, f"{step}: {late.reason}; {late.remedy}", actor=None, now=now)
         said.append(subject)
@@ -100,7 +103,7 @@ class _Look:
         faults["verify"] = self._verify
         found: dict[Step, StepHealth] = {}
         for step in STEPS:
-            last = self._last_success(step)
+            last = self.last_success(step)
             tables = {name: self._until(name) for name in _TABLES[step]}
             mine = [] if last is None else [*self._failed_run(step), *faults[step](last)]
             found[step] = health(step, last, self._now, mine, tables)
@@ -108,7 +111,7 @@ class _Look:
 
     # -- heartbeats ---------------------------------------------------------------------------------
 
-    def _last_success(self, step: Step) -> datetime | None:
+    def last_success(self, step: Step) -> datetime | None:
         hourly = step in ("sense", "model")
         done = self._done(_BEATS[step], hourly=hourly)
         if done is None:
@@ -241,7 +244,7 @@ class _Look:
             yield Fault("degraded", f"{what} when the last plan was made: {rest}", remedy)
 
     def _verify(self, last: datetime) -> Iterator[Fault]:
-        """Outcomes that should have settled and did not."""
+        """Outcomes that should have settled and did not, and those whose data is another one now."""
         due = last - timedelta(days=1 + WINDOW_DAYS)
         rows = self._lake.read("outcomes", due - 14 * _DAY, due, columns=["reason"]).column("reason")
         late = pc.sum(pc.match_substring(rows, UNSETTLED)).as_py() or 0
@@ -250,6 +253,21 @@ class _Look:
                 "degraded",
                 f"{late} outcomes are not settled {WINDOW_DAYS} days after their day: they have no number",
                 "look at the billing source for their hours, then materialise the job daily_verify for their days",
+            )
+        found = restated(self._project, self._now)
+        days = found.days(self._project)
+        if days is not None:
+            yield Fault(
+                "degraded",
+                f"{len(found.outcomes)} outcomes rest on data that was restated since: their figures are the old ones",
+                f"switch the sensor verify_restated on, or {verify_command(*days)}",
+            )
+        if found.unreadable:
+            yield Fault(
+                "degraded",
+                f"the evidence of {len(found.unreadable)} outcomes is not there or not what its name says, first: "
+                f"{found.unreadable[0]}; whether their data was restated is not known",
+                "restore the folder of evidence from a copy; `sust evidence verify` names what is wrong in it",
             )
 
     def _act(self, last: datetime) -> Iterator[Fault]:

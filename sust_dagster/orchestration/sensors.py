@@ -1,9 +1,11 @@
 """Sensors: what cannot wait for a clock.
 
 Belongs here: a plan out of turn for a new workload or a cost spike, the review of decisions whose time has come, the
-execution of what people approved, the alert when a step of the loop falls silent.
+execution of what people approved, another verification of what rests on data restated since, the alert when a step of
+the loop falls silent.
 Each asks for at most one run a tick, with a key that names its cause, so that nothing can multiply runs. Does not
-belong here: what a trigger is (``agents.planner.triggers``), what a review decides (governance).
+belong here: what a trigger is (``agents.planner.triggers``), what a review decides (governance), which outcomes were
+restated (``restated``).
 """
 
 from datetime import datetime, timedelta
@@ -15,9 +17,10 @@ from sust_dagster.orchestration.decision_desk import DecisionDesk
 from sust_dagster.orchestration.executing import execution_desk
 from sust_dagster.orchestration.heartbeats import alert_late
 from sust_dagster.orchestration.jobs import AssetJob
-from sust_dagster.orchestration.partitions import day_key
+from sust_dagster.orchestration.partitions import day_key, key_range_tags
 from sust_dagster.orchestration.planning_desk import PLAN_HOUR, PlanningDesk
 from sust_dagster.orchestration.resources import ProjectResource
+from sust_dagster.orchestration.restated import restated
 
 #: Ledger hours looked at for triggers when a sensor starts without a memory.
 FIRST_LOOK_HOURS = 6
@@ -86,6 +89,28 @@ def build(jobs: dict[str, AssetJob]) -> list[Any]:
         )
 
     @dg.sensor(
+        name="verify_restated",
+        job=jobs["daily_verify"],
+        minimum_interval_seconds=600,
+        description="Verifies again what rests on data that was restated since, however long ago it was executed.",
+    )
+    def verify_restated(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+        found = restated(project.project, project.project.present(), context.cursor)
+        window = found.days(project.project)
+        if window is None:
+            unread = len(found.unreadable)
+            said = f"; the evidence of {unread} is not there or not what its name says" if unread else ""
+            return dg.SensorResult(skip_reason=f"no outcome rests on data restated since{said}", cursor=found.cursor)
+        request = dg.RunRequest(
+            run_key=f"verify_restated {found.cause}",
+            tags={
+                **key_range_tags(day_key(window[0]), day_key(window[1])),
+                "sust/reason": f"restated since: {found.cause}",
+            },
+        )
+        return dg.SensorResult(run_requests=[request], cursor=found.cursor)
+
+    @dg.sensor(
         name="watch_the_loop",
         minimum_interval_seconds=600,
         description="Raises an alert when a step of the loop is late by its cadence; it starts nothing.",
@@ -94,4 +119,4 @@ def build(jobs: dict[str, AssetJob]) -> list[Any]:
         late = alert_late(project, project.project.present(), context.instance)
         return dg.SkipReason(f"late: {', '.join(late)}" if late else "every step is on time")
 
-    return [plan_on_demand, review_decisions, execute_approved, watch_the_loop]
+    return [plan_on_demand, review_decisions, execute_approved, verify_restated, watch_the_loop]

@@ -118,7 +118,7 @@ def test_jobs_and_schedules_by_name(defs: dg.Definitions) -> None:
         "sign_log_checkpoint",
     }
     assert {s.name for s in defs.sensors or ()} == {
-        "plan_on_demand", "review_decisions", "execute_approved", "watch_the_loop"
+        "plan_on_demand", "review_decisions", "execute_approved", "verify_restated", "watch_the_loop"
     }  # fmt: skip
     assert {s.name for s in defs.schedules or ()} == {
         "hourly_sense_and_model", "reconcile_late_data", "daily_marts", "compact_lake", "daily_plan",
