@@ -31,9 +31,7 @@ class Bars:
         """Distances from the value down and up to its bounds."""
         if self.lower is None or self.upper is None:
             return None
-        down = [v - a for v, a in zip(self.values, self.lower, strict=True)]
-        up = [b - v for v, b in zip(self.values, self.upper, strict=True)]
-        return down, up
+        return _distances(self.values, self.lower, self.upper)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,42 @@ class Line:
     x_title: str = ""
 
 
-Chart = Bars | Stack | Line
+@dataclass(frozen=True)
+class Groups:
+    """Bars side by side, one of each series per label; a series may have an interval (``lower``, ``upper``, absolute).
+
+    The first series is drawn hollow: it is what was promised, the others are what was found.
+    """
+
+    title: str
+    unit: str
+    labels: Sequence[str]
+    series: Mapping[str, Sequence[float]]
+    intervals: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    x_title: str = ""
+
+    def errors(self, name: str) -> tuple[list[float], list[float]] | None:
+        """Distances of a series from its values down and up to its interval."""
+        if name not in self.intervals:
+            return None
+        lower, upper = self.intervals[name]
+        return _distances(self.series[name], lower, upper)
+
+    def styles(self) -> dict[str, tuple[str, str]]:
+        """Fill and outline of each series."""
+        colours = [("#ffffff", INK), *((c, c) for c in PALETTE)]
+        return dict(zip(self.series, colours, strict=False))
+
+
+Chart = Bars | Stack | Line | Groups
+
+
+def _distances(
+    values: Sequence[float], lower: Sequence[float], upper: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    down = [v - a for v, a in zip(values, lower, strict=True)]
+    up = [b - v for v, b in zip(values, upper, strict=True)]
+    return down, up
 
 
 def _layout(chart: Chart) -> dict[str, Any]:
@@ -73,7 +106,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
         "paper_bgcolor": "#ffffff",
         "xaxis": {**axis, "title": chart.x_title, "showgrid": False, "nticks": 16},
         "yaxis": {**axis, "title": chart.unit, "rangemode": "tozero"},
-        "legend": {"orientation": "h", "y": 1.12, "x": 0},
+        "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         "hovermode": "x unified" if isinstance(chart, Stack) else "closest",
         "bargap": 0.25,
     }
@@ -108,18 +141,25 @@ def plotly_div(chart: Chart, div_id: str, *, script: bool) -> str:
         figure.update_layout(barmode="stack")
     elif isinstance(chart, Line):
         figure.add_scatter(x=x, y=list(chart.values), mode="lines+markers", line={"color": PALETTE[1], "width": 2})
+    elif isinstance(chart, Groups):
+        for name, (fill, edge) in chart.styles().items():
+            marker = {"color": fill, "line": {"color": edge, "width": 1.5}}
+            figure.add_bar(x=x, y=list(chart.series[name]), name=name, marker=marker, error_y=_bars(chart.errors(name)))
+        figure.update_layout(barmode="group")
     else:
-        errors = chart.errors()
-        bounds = None
-        if errors is not None:
-            bounds = {"type": "data", "symmetric": False, "array": errors[1], "arrayminus": errors[0], "color": INK}
-        figure.add_bar(x=x, y=list(chart.values), marker_color=PALETTE[0], error_y=bounds)
+        figure.add_bar(x=x, y=list(chart.values), marker_color=PALETTE[0], error_y=_bars(chart.errors()))
     return figure.to_html(
         full_html=False,
         include_plotlyjs=script,
         div_id=div_id,
         config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
     )
+
+
+def _bars(errors: tuple[list[float], list[float]] | None) -> dict[str, Any] | None:
+    if errors is None:
+        return None
+    return {"type": "data", "symmetric": False, "array": errors[1], "arrayminus": errors[0], "color": INK}
 
 
 def png(chart: Chart, path: Path) -> None:
@@ -140,12 +180,21 @@ def png(chart: Chart, path: Path) -> None:
         axes.legend(fontsize=8, ncols=4, frameon=False)
     elif isinstance(chart, Line):
         axes.plot(x, chart.values, color=PALETTE[1], marker="o", markersize=3)
+    elif isinstance(chart, Groups):
+        width = 0.8 / len(chart.series)
+        for k, (name, (fill, edge)) in enumerate(chart.styles().items()):
+            at = [i - 0.4 + (k + 0.5) * width for i in x]
+            bars = axes.bar(at, chart.series[name], width, yerr=chart.errors(name), ecolor=INK, capsize=3, label=name)
+            for bar in bars:
+                bar.set(facecolor=fill, edgecolor=edge)
+        axes.axhline(0, color="#9aa5b1", linewidth=0.8)
+        axes.legend(fontsize=8, ncols=len(chart.series), frameon=False)
     else:
         axes.bar(x, chart.values, yerr=chart.errors(), color=PALETTE[0], ecolor=INK, width=0.7)
     step = max(1, len(chart.labels) // 12)
     crowded = len(chart.labels) > 6 and max(len(label) for label in chart.labels) > 6
     axes.set_xticks(list(x)[::step], list(chart.labels)[::step], rotation=30 if crowded else 0, fontsize=8)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]) if isinstance(chart, Groups) else 0)  # a loss goes below
     axes.set_title(chart.title, loc="left", fontsize=11)
     axes.set_ylabel(chart.unit)
     axes.set_xlabel(chart.x_title)

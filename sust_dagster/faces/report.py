@@ -1,7 +1,8 @@
-"""The report: one self-contained HTML page about what was emitted, and PNG files of its charts.
+"""The report: one self-contained HTML page about what was emitted and what the loop did, and PNGs of its charts.
 
-Belongs here: which figures the page shows, read from the marts and the lake. Everything on the page is a sum of
-rows that are on disk; the page says which tables, which version and which method.
+Belongs here: the page, and its figures of what was emitted, read from the marts and the lake. Everything on the page is
+a sum of rows that are on disk; the page says which tables, which version and which method. Does not belong here: what
+the page says of the loop (``report_loop``).
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ import jinja2
 from sust_dagster import __version__
 from sust_dagster.faces.charts import Bars, Chart, Line, Stack, plotly_div, png
 from sust_dagster.faces.console import number
+from sust_dagster.faces.report_loop import loop_pages
+from sust_dagster.faces.report_parts import Table
+from sust_dagster.faces.report_record import read_loop
 from sust_dagster.settings import Project
 from sust_dagster.world.lake import Lake
 
-_TABLES = ("activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions")
+_TABLES = (
+    "activity_ledger", "quarantine", "ingest_counts", "grid_intensity", "emissions", "executions", "outcomes",
+)  # fmt: skip
 
+#: What stands in the figures of a section, by the heading of its first column.
+_EMITTED = "Emissions by {}: location-based with the guaranteed bounds, embodied, energy and cost"
 
 #: What each method computes, in a sentence.
 METHOD_NOTES = {
@@ -46,6 +54,11 @@ class Section:
     chart: Chart
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+    @property
+    def table(self) -> Table | None:
+        return Table(self.caption, self.header, self.rows, folded="The figures") if self.header else None
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
@@ -108,7 +121,7 @@ def _bar_section(title: str, note: str, label: str, groups: Sequence[Mapping[str
         for g in groups
     ]
     header = (label, "kg location-based", "bounds", "kg embodied", "kWh (IT)", "USD")
-    return Section(title, note, chart, header, rows)
+    return Section(title, note, chart, header, rows, _EMITTED.format(label))
 
 
 def _daily(connection: duckdb.DuckDBPyConnection) -> Section:
@@ -145,7 +158,7 @@ def _daily(connection: duckdb.DuckDBPyConnection) -> Section:
         "Location-based, average intensity, each hour met by its own intensity. "
         "Bars stack regions; the line through each dot spans the guaranteed bounds."
     )
-    return Section("Emissions by day", note, chart, header, rows)
+    return Section("Emissions by day", note, chart, header, rows, _EMITTED.format("day"))
 
 
 def _hours(connection: duckdb.DuckDBPyConnection) -> list[Section]:
@@ -174,7 +187,10 @@ def _hours(connection: duckdb.DuckDBPyConnection) -> list[Section]:
     ]
     header = ("hour (UTC)", "kg per day", "kWh (IT) per day", "g/kWh met")
     return [
-        Section("Emissions by hour of day", "When the work runs, on a mean day.", mean, header, table),
+        Section(
+            "Emissions by hour of day", "When the work runs, on a mean day.", mean, header, table,
+            "By hour of day (UTC): emissions and energy of a mean day, and the intensity the energy met",
+        ),
         Section(
             "Intensity that the energy met",
             "Energy-weighted: how clean the grid was when and where work ran.",
@@ -182,10 +198,10 @@ def _hours(connection: duckdb.DuckDBPyConnection) -> list[Section]:
             (),
             (),
         ),
-    ]
+    ]  # fmt: skip
 
 
-def _intake(lake: Lake) -> list[tuple[str, str, str]]:
+def _intake(lake: Lake) -> Table:
     counts = lake.read("ingest_counts", columns=["outcome", "class_name", "rows"])
     connection = duckdb.connect()
     connection.register("counts", counts)
@@ -193,7 +209,22 @@ def _intake(lake: Lake) -> list[tuple[str, str, str]]:
         "select outcome, class_name, cast(sum(rows) as bigint) from counts "
         "group by all order by outcome, 3 desc, class_name"
     ).fetchall()
-    return [(outcome, name, f"{n:,}") for outcome, name, n in rows]
+    return Table(
+        "Rows read are the sum of the three: ledger, quarantine, and deliberately skipped classes",
+        ("outcome", "class", "rows"),
+        [(outcome, name, f"{n:,}") for outcome, name, n in rows],
+        left=2,
+    )
+
+
+def _versions(lake: Lake) -> Table:
+    """Which state of the lake the page was made from."""
+    found = [(t, lake.version(t), len(lake.slots(t)), len(lake.restatements(t))) for t in _TABLES]
+    return Table(
+        "Tables of the lake this page was made from; decisions are from the books",
+        ("table", "version", "slots", "restatements"),
+        [(t, "–" if v is None else str(v), f"{slots:,}", f"{again:,}") for t, v, slots, again in found],
+    )
 
 
 def summary(project: Project) -> dict[str, Any]:
@@ -242,12 +273,13 @@ def write_report(project: Project, out: Path, *, pngs: Path | None = None) -> Pa
             _grouped(connection, "jobs", "workload_category"),
         ),
     ]  # fmt: skip
+    loop = loop_pages(read_loop(project))
+    drawn = [(s.title, s.chart) for s in sections] + [(p.chart.title, p.chart) for p in loop.parts if p.chart]
     if pngs is not None:
         pngs.mkdir(parents=True, exist_ok=True)
-        for section in sections:
-            png(section.chart, pngs / f"{section.title.lower().replace(' ', '_')}.png")
-    charts = [plotly_div(s.chart, f"chart-{i}", script=i == 0) for i, s in enumerate(sections)]
-    versions = [(t, lake.version(t), len(lake.slots(t)), len(lake.restatements(t))) for t in _TABLES]
+        for name, chart in drawn:
+            png(chart, pngs / f"{name.lower().replace(',', '').replace(' ', '_')}.png")
+    divs = iter([plotly_div(chart, f"chart-{i}", script=i == 0) for i, (_, chart) in enumerate(drawn)])
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("sust_dagster.faces"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     ).get_template("report.html.j2")
@@ -255,9 +287,11 @@ def write_report(project: Project, out: Path, *, pngs: Path | None = None) -> Pa
         totals=summary(project),
         number=number,
         project=project,
-        sections=list(zip(sections, charts, strict=True)),
+        sections=[(s, next(divs)) for s in sections],
+        parts=[(p, next(divs) if p.chart else "") for p in loop.parts],
+        loop_pages=loop,
         intake=_intake(lake),
-        versions=versions,
+        versions=_versions(lake),
         digest=lake.digest(_TABLES),
         version=__version__,
         method_note=METHOD_NOTES.get(project.method, "see docs/factors.md."),

@@ -52,7 +52,9 @@ def asset_properties(table: str, agent: Agent) -> dict[str, Any]:
             "agent": agent,
             "dagster/column_schema": table_schema(spec),
             "dagster/table_name": table,
+            "home": spec.home,
             "key": ", ".join(spec.key),
+            **({"partitioned_by": f"{spec.time_column}, by {spec.partition} (UTC)"} if spec.time_column else {}),
         },
     }
 

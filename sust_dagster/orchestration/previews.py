@@ -7,7 +7,8 @@ which is what the asset's page shows, and the one drawn plot on an observation.
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -60,11 +61,40 @@ def show(
     context.add_asset_metadata({**whole, **(of_the_run or {})}, asset_key=asset, partition_key=keys[-1])
 
 
+def show_days(context: dg.AssetExecutionContext, asset: str, table: pa.Table, time_column: str) -> None:
+    """Attach the rows of each day to its partition."""
+    keys = context.partition_keys
+    if len(keys) > MOST_SHOWN:
+        return
+    days = pc.strftime(table.column(time_column), format="%Y-%m-%d").to_pylist()
+    found = Counter(days)
+    for key in keys:
+        rows = {"dagster/partition_row_count": found[key]}
+        context.add_asset_metadata(rows, asset_key=asset, partition_key=key)
+
+
 def by_hour_of_day(table: pa.Table, time_column: str, value_column: str) -> np.ndarray:
     """Sum of a column by UTC hour of day, 24 values."""
     hours = pc.hour(table.column(time_column)).to_numpy()
     values = pc.fill_null(table.column(value_column), 0.0).to_numpy()
     return np.bincount(hours, weights=values, minlength=24)
+
+
+def words_table(
+    header: Sequence[str], rows: Iterable[Sequence[str | int]], *, right: Sequence[int] = ()
+) -> dg.MetadataValue:
+    """Markdown table of words and counts; columns ``right`` stand right-aligned, no cell is broken, none is empty."""
+    lines = ["| " + " | ".join(_unbroken(f"{v:,}" if isinstance(v, int) else v) for v in row) + " |" for row in rows]
+    if not lines:
+        return dg.MetadataValue.text("none")
+    rule = "".join("---:|" if i in right else "---|" for i in range(len(header)))
+    return dg.MetadataValue.md("\n".join(["| " + " | ".join(map(_unbroken, header)) + " |", f"|{rule}", *lines]))
+
+
+def _unbroken(text: str) -> str:
+    """With blanks and hyphens that a narrow column does not break at, as far as it is no sentence."""
+    text = text.replace("|", "\\|")
+    return text if len(text) > 40 else text.replace(" ", "\u00a0").replace("-", "\u2011")
 
 
 def top_table(

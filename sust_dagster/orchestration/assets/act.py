@@ -16,6 +16,7 @@ from sust_dagster.orchestration.executing import execution_desk, execution_rows
 from sust_dagster.orchestration.execution_desk import Executed
 from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
+from sust_dagster.orchestration.previews import show_days, words_table
 from sust_dagster.orchestration.resources import ProjectResource
 
 
@@ -45,14 +46,19 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         done = execution_desk(project, now).execute(now) if acts else Executed()
         rows = execution_rows(project.handle("executor"), start, end)
         table = between(rows, "executed_at", start, end)
-        return dg.Output(table, metadata={"run_rows": table.num_rows, "acted": acts, **_metadata(done)})
+        show_days(context, "executions", table, "executed_at")
+        return dg.Output(table, metadata={"run_rows": table.num_rows, "acted": acts, **_metadata(done, table)})
 
     return [executions]
 
 
-def _metadata(done: Executed) -> dict[str, Any]:
-    """How many, and why not the others."""
+def _metadata(done: Executed, table: pa.Table) -> dict[str, Any]:
+    """The attempts of these days by how they ended; of this run how many, and why not the others."""
+    ended = Counter(zip(*(table.column(n).to_pylist() for n in ("target", "status")), strict=True))
     return {
+        "attempts": words_table(
+            ("target", "status", "attempts"), [(*key, n) for key, n in sorted(ended.items())], right=(2,)
+        ),
         "executed": len(done.executed),
         "failed": dg.MetadataValue.json(dict(Counter(done.failed.values()))),
         "held": dg.MetadataValue.json(dict(Counter(done.held.values()))),

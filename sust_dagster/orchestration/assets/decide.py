@@ -5,7 +5,7 @@ for the jobs asked for from 04:00 on until 04:00 of the next day: the hour betwe
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from sust_dagster.orchestration.declarations import asset_properties, column_lin
 from sust_dagster.orchestration.io_managers import window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN, days_of
 from sust_dagster.orchestration.planning_desk import PLAN_HOUR, PlanningDesk
-from sust_dagster.orchestration.previews import forecast_plot, top_table
+from sust_dagster.orchestration.previews import forecast_plot, show_days, top_table, words_table
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.world.schemas import TABLES
 
@@ -85,6 +85,7 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asset
         table = _together("grid_forecast", [m.table for m in made])
         context.log_event(dg.AssetObservation(context.asset_key, metadata={"last": forecast_plot(made[-1].table)}))
         missing = pa.concat_tables([m.missing for m in made])
+        show_days(context, "grid_forecast", table, "issued_at")
         return dg.Output(
             table,
             metadata={
@@ -107,6 +108,7 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asset
         desk = PlanningDesk(project)
         days = days_of(*window_of(context))
         table = _together("upcoming_jobs", [desk.upcoming(day, moment_of(day, config)) for day in days])
+        show_days(context, "upcoming_jobs", table, "planned_for")
         return dg.Output(
             table,
             metadata={
@@ -143,12 +145,16 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asset
         kept = _of_others(project, days, config)
         recommendations = _together("recommendations", [*kept["recommendations"], *(m.recommendations for m in made)])
         placements = [m.plan.recommended.placements for m in made]
+        show_days(context, "recommendations", recommendations, "planned_for")
         yield dg.Output(
             recommendations,
             "recommendations",
             metadata={"dagster/column_lineage": _LINEAGE, **_metadata(made[-1].plan, recommendations)},
         )
-        yield dg.Output(_together("placements", [*kept["placements"], *placements]), "placements")
+        placed = _together("placements", [*kept["placements"], *placements])
+        show_days(context, "placements", placed, "planned_for")
+        by_region = top_table(placed, "region", "expected_runs", "runs")
+        yield dg.Output(placed, "placements", metadata={"run_rows": placed.num_rows, "by_region": by_region})
         broken = [m.plan.violations.filter(m.plan.violations.column("by_plan")) for m in made]
         yield dg.AssetCheckResult(
             asset_key="placements",
@@ -201,13 +207,34 @@ def _of_others(project: ProjectResource, days: Sequence[datetime], config: PlanC
 
 
 def _metadata(last: DayPlan, recommendations: pa.Table) -> dict[str, Any]:
-    """What the last day's plan says of itself, and sums over the run."""
+    """What the last day's plan says of itself, and sums over the run; its intervals are added up."""
+    sums = ("est_carbon_delta_kg", "est_carbon_delta_kg_lower", "est_carbon_delta_kg_upper", "est_cost_delta_usd")
+    gap = last.summary.get("gap")
     return {
-        "run_rows": recommendations.num_rows,
-        "run_est_carbon_delta_kg": pc.sum(recommendations.column("est_carbon_delta_kg")).as_py() or 0.0,
-        "run_est_cost_delta_usd": pc.sum(recommendations.column("est_cost_delta_usd")).as_py() or 0.0,
+        "plan": _plan_table(last.summary),
         "by_workload": top_table(recommendations, "workload_id", "est_carbon_delta_kg", "kgCO2e", ascending=True),
+        "run_rows": recommendations.num_rows,
+        **{f"run_{name}": pc.sum(recommendations.column(name)).as_py() or 0.0 for name in sums},
+        **({"last_day_gap": gap} if gap is not None else {}),
         "last_day": dg.MetadataValue.json(dict(last.summary)),
         "last_day_stay": dg.MetadataValue.json(last.reasons),
         "last_day_left_out": dg.MetadataValue.json(last.recommended.left_out),
     }
+
+
+def _plan_table(said: Mapping[str, Any]) -> dg.MetadataValue:
+    """The last day's plan beside nothing changed and beside a plain region table, and how far it is from the best."""
+    names = (("before", "nothing changed"), ("after", "as planned"), ("static_table", "by a table of mean intensities"))
+    rows = [
+        (words, f"{said[f'kg_{name}']:,.3f}", f"{said[f'cost_usd_{name}']:,.2f}")
+        for name, words in names
+        if said.get(f"kg_{name}") is not None
+    ]
+    if not rows:
+        return dg.MetadataValue.text("nothing to plan")
+    table = words_table(("last day, all known runs", "kgCO2e", "USD"), rows, right=(1, 2))
+    proven = "no bound is proven"
+    if said.get("gap") is not None:
+        percent = f"{100 * said['gap']:.2f} %"
+        proven = f"score {said['objective']:,.4g}, no plan below {said['lower_bound']:,.4g}: gap {percent}"
+    return dg.MetadataValue.md(f"{table.value}\n\n{said['formulation']} ({said['why']}); {proven}")

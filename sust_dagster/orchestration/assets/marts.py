@@ -8,18 +8,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pyarrow.parquet as pq
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
 
 from sust_dagster.orchestration.dbt_lake import LAKE_SOURCES
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.settings import Project
+from sust_dagster.world.permissions import resolve
+from sust_dagster.world.schemas import TABLES
 
 DBT_PROJECT = Path(__file__).parents[3] / "dbt_project"
 
@@ -39,6 +42,23 @@ class _Translator(DagsterDbtTranslator):
     def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
         key = super().get_asset_key(dbt_resource_props)
         return key if dbt_resource_props["resource_type"] == "source" else dg.AssetKey(["marts", key.path[-1]])
+
+    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        """What dbt says of the model, without its SQL: a list of assets shows the first words."""
+        return dbt_resource_props.get("description") or f"dbt {dbt_resource_props['resource_type']}"
+
+    def get_metadata(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, Any]:
+        """dbt's, with the file a mart is read from in place of the database in memory, and the SQL of a model."""
+        metadata = {**super().get_metadata(dbt_resource_props)}
+        if dbt_resource_props["resource_type"] != "model":
+            return metadata
+        if dbt_resource_props["config"]["materialized"] == "external":
+            metadata["dagster/table_name"] = f"marts/{dbt_resource_props['name']}.parquet"
+        return {**metadata, "sql": dg.MetadataValue.md(f"```sql\n{dbt_resource_props['raw_code']}\n```")}
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> Sequence[str] | None:
+        owners = super().get_owners(dbt_resource_props)
+        return owners or (["team:platform"] if dbt_resource_props["resource_type"] == "model" else None)
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
         return None if dbt_resource_props["resource_type"] == "source" else "marts"
@@ -153,10 +173,28 @@ def build() -> list[dg.AssetsDefinition | dg.AssetSpec]:
 
 
 def _with_rows(event: Any, context: dg.AssetExecutionContext, built: Path) -> Any:
-    """Add a mart's row count to its event; counted from the file, dbt's own counting would hold a lock."""
+    """Add a mart's row count and columns to its event; from the file, dbt's own counting would hold a lock."""
     if not isinstance(event, dg.Output):
         return event
-    file = built / f"{context.asset_key_for_output(event.output_name).path[-1]}.parquet"
+    key = context.asset_key_for_output(event.output_name)
+    file = built / f"{key.path[-1]}.parquet"
     if not file.exists():
         return event
-    return event.with_metadata({**(event.metadata or {}), "dagster/row_count": pq.read_metadata(file).num_rows})
+    stored = pq.read_metadata(file)
+    declared = context.assets_def.metadata_by_key[key].get("dagster/column_schema")
+    about = {
+        "dagster/row_count": stored.num_rows,
+        "dagster/column_schema": _columns(key.path[-1], stored.schema.to_arrow_schema(), declared),
+    }
+    return event.with_metadata({**(event.metadata or {}), **about})
+
+
+def _columns(mart: str, stored: pa.Schema, declared: Any) -> dg.TableSchema:
+    """Columns of a mart as they are in its file: dbt's descriptions, else those of the table it is made of."""
+    schema = getattr(declared, "schema", declared)
+    said = {c.name: c.description for c in schema.columns if c.description} if schema is not None else {}
+    sources = [TABLES[t] for t in (resolve(mart), "emissions") if t in TABLES]
+    docs = {c.name: f"{c.doc} [{c.unit}]" if c.unit else c.doc for t in reversed(sources) for c in t.columns}
+    return dg.TableSchema(
+        [dg.TableColumn(f.name, str(f.type), description=said.get(f.name) or docs.get(f.name)) for f in stored]
+    )

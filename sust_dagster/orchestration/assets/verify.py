@@ -17,11 +17,13 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sust_dagster.orchestration.declarations import asset_properties
+from sust_dagster.agents.verifier.portfolio import portfolio_of
+from sust_dagster.agents.verifier.sufficiency import GATES
+from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.evidence_desk import write_evidence
 from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
-from sust_dagster.orchestration.previews import top_table
+from sust_dagster.orchestration.previews import words_table
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.orchestration.verification_desk import (
     Divergences,
@@ -45,6 +47,31 @@ _CHECKS = {
     _ALL: "Every change that was executed on these days has exactly one outcome.",
     _EVIDENCE: "Every outcome names a bundle, and the file of that name holds what hashes to it.",
 }
+
+
+_SIDES = ("lower", "upper")
+_LINEAGE = column_lineage(
+    {
+        "measured_carbon_delta_kg": {
+            "emissions": ["energy_kwh", "pue", "kg_location"],
+            "grid_intensity": ["intensity_kgco2_kwh"],
+            "executions": ["baseline", "detail"],
+        },
+        "counterfactual_carbon_kg": {
+            "emissions": ["energy_kwh", "pue"],
+            "grid_intensity": ["intensity_kgco2_kwh"],
+            "executions": ["baseline", "detail"],
+        },
+        "actual_carbon_kg": {"emissions": ["kg_location"]},
+        **{
+            bound: {"grid_intensity": [f"{error}_rel_{side}" for error in ("system", "hour") for side in _SIDES]}
+            for bound in ("carbon_ci_lower", "carbon_ci_upper")
+        },
+        "measured_cost_delta_usd": {"emissions": ["cost_usd"], "activity_ledger": ["usage_hours", "instance_type"]},
+        "claimed_delta_kg": {"executions": ["baseline"]},
+        "runs": {"emissions": ["job_id"]},
+    }
+)
 
 
 def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -104,38 +131,73 @@ def _holds(folder: Path, sha: str) -> bool:
 
 
 def _metadata(rows: pa.Table, day: VerifiedDay) -> Mapping[str, Any]:
-    """How many of each status, what was claimed and verified, and what closed the gates."""
-    settled = rows.filter(pc.not_equal(rows.column("verification_status"), "disqualified"))
-    total = {n: pc.sum(settled.column(n)).as_py() or 0.0 for n in ("claimed_delta_kg", "measured_carbon_delta_kg")}
+    """What was claimed, verified and credited of the outcomes with a number; the others by the gates that closed."""
+    known = rows.filter(pc.is_valid(rows.column("measured_carbon_delta_kg")))
+    claimed, credited = -_total(known, "claimed_delta_kg") + 0.0, _total(known, "credited_kg")
+    whole = portfolio_of(known)
+    statuses = Counter(rows.column("verification_status").to_pylist())
+    gates = Counter(g for r in rows.column("reason").drop_null().to_pylist() for g in r.split(";"))
+    figures: dict[str, Any] = {}
+    said = f"none of {rows.num_rows:,} outcomes has a number yet"
+    if whole is not None:
+        said = (
+            f"**{whole.savings_kg:,.3f} kg** verified (90 %: {whole.lower_kg:,.3f} to {whole.upper_kg:,.3f}) of "
+            f"{claimed:,.3f} kg claimed for the same {known.num_rows:,} of {rows.num_rows:,} outcomes; "
+            f"{credited:,.3f} kg credited"
+        )
+        figures = {
+            "claimed_kg": claimed,
+            "verified_kg": whole.savings_kg,
+            "verified_ci90_lower_kg": whole.lower_kg,
+            "verified_ci90_upper_kg": whole.upper_kg,
+            "credited_kg": credited,
+        }
     return {
-        "run_rows": rows.num_rows,
-        "verified_from": f"{day.until - timedelta(hours=1):%Y-%m-%d %H:00} UTC is the last hour looked at",
-        "status": dg.MetadataValue.json(dict(Counter(rows.column("verification_status").to_pylist()))),
-        "disqualified": dg.MetadataValue.json(dict(Counter(rows.column("reason").drop_null().to_pylist()))),
-        "claimed_savings_kg": -total["claimed_delta_kg"],
-        "verified_savings_kg": -total["measured_carbon_delta_kg"],
-        "credited_kg": pc.sum(rows.column("credited_kg")).as_py() or 0.0,
+        "summary": dg.MetadataValue.md(said),
         "portfolios": _portfolios(day.verified.portfolios),
-        "verified_by_team": top_table(settled, "team_id", "measured_carbon_delta_kg", "kgCO2e", ascending=True),
+        "status": words_table(("status", "outcomes"), sorted(statuses.items()), right=(1,)),
+        "gates_closed": words_table(
+            ("gate", "outcomes", "what it says"),
+            [(gate.removeprefix("sufficiency."), n, GATES.get(gate, "")) for gate, n in gates.most_common()],
+            right=(1,),
+        ),
+        "verified_from": f"{day.until - timedelta(hours=1):%Y-%m-%d %H:00} UTC is the last hour looked at",
+        "run_rows": rows.num_rows,
+        **figures,
+        "dagster/column_lineage": _LINEAGE,
     }
+
+
+def _total(rows: pa.Table, column: str) -> float:
+    return math.fsum(rows.column(column).drop_null().to_pylist())
 
 
 def _divergence(found: Divergences) -> Mapping[str, Any]:
     """How many alerts, and which kinds of action drift from their estimates."""
-    drifting = {
-        r["scope"]: {"mean_sigmas": r["mean_sigmas"], "since": f"{r['drifting_since']:%Y-%m-%d}"}
+    drifting = [
+        (r["scope"], f"{r['mean_sigmas']:+.2f}", f"{r['drifting_since']:%Y-%m-%d}")
         for r in found.drift.to_pylist()
         if r["drifting"]
+    ]
+    return {
+        "over_three_sigmas": found.alerts.num_rows,
+        "drifting": words_table(("action", "mean distance, σ", "since"), drifting, right=(1,)),
     }
-    return {"over_three_sigmas": found.alerts.num_rows, "drifting": dg.MetadataValue.json(drifting)}
 
 
 def _portfolios(table: pa.Table) -> dg.MetadataValue:
     """Savings of each team and month with their interval and credit, as a table."""
-    head = "| team | month | outcomes | saved kg | ci90 | credited kg |\n|---|---|---:|---:|---|---:|\n"
-    lines = [
-        f"| {r['team_id']} | {r['month']:%Y-%m} | {r['outcomes']} | {r['savings_kg']:,.3f} "
-        f"| {r['savings_ci_lower']:,.3f} to {r['savings_ci_upper']:,.3f} | {r['credited_kg']:,.3f} |"
-        for r in table.to_pylist()
-    ]
-    return dg.MetadataValue.md(head + "\n".join(lines))
+    return words_table(
+        ("team", "month", "n", "saved, kg [90 %]", "credited"),
+        [
+            (
+                r["team_id"],
+                f"{r['month']:%Y-%m}",
+                r["outcomes"],
+                f"{r['savings_kg']:,.3f} [{r['savings_ci_lower']:,.3f}, {r['savings_ci_upper']:,.3f}]",
+                f"{r['credited_kg']:,.3f}",
+            )
+            for r in table.to_pylist()
+        ],
+        right=(2, 3, 4),
+    )
