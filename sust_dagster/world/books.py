@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy import event as sa_event
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
 from sust_dagster.world.books_schema import (
     DECISION_LOG,
@@ -63,10 +64,16 @@ _MIGRATING = threading.Lock()
 _LOCK_MIGRATION, _LOCK_DECISIONS, _LOCK_LOG = 7_301_001, 7_301_002, 7_301_003
 #: Tables whose writers need not be able to read them: rows go in without a look at what is there.
 _WRITE_ONLY = ("access_log",)
+#: The character NUL in a JSON text; after an even number of backslashes, or it is one's own text.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class BooksError(RuntimeError):
     """The books cannot be opened or asked like that."""
+
+
+class BooksUnavailableError(BooksError, OSError):
+    """Nothing answers at the books' address, or it is no address of books: a fault of the set-up, no finding."""
 
 
 class ConflictError(ValueError):
@@ -92,17 +99,21 @@ def books_url(address: str | Path) -> sa.URL:
     text = str(address)
     if "://" not in text:
         return sa.URL.create("sqlite", database=str(Path(text).absolute()))
-    url = sa.make_url(text.replace("postgres://", "postgresql://", 1))
+    try:
+        url = sa.make_url(text.replace("postgres://", "postgresql://", 1))
+    except (ArgumentError, ValueError) as error:  # whose text may hold the password
+        raise BooksUnavailableError("the books' address is no SQLAlchemy URL") from error
     if url.drivername == "postgresql":
         # A bare postgresql:// means another driver in each SQLAlchemy release: name the one that is there.
         for driver in ("psycopg2", "psycopg"):
             if importlib.util.find_spec(driver):
                 return url.set(drivername=f"postgresql+{driver}")
-        raise BooksError(f"no PostgreSQL driver for {url.render_as_string()}: install psycopg2-binary or psycopg")
+        shown = url.render_as_string()  # without the password
+        raise BooksUnavailableError(f"no PostgreSQL driver for {shown}: install psycopg2-binary or psycopg")
     if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise BooksError(f"the books are kept in SQLite or PostgreSQL, not in {url.get_backend_name()}")
+        raise BooksUnavailableError(f"the books are kept in SQLite or PostgreSQL, not in {url.get_backend_name()}")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise BooksError("the books need a file: sqlite:///path/to/books.db")
+        raise BooksUnavailableError("the books need a file: sqlite:///path/to/books.db")
     return url
 
 
@@ -118,11 +129,18 @@ class Books:
         self.agent_roles = agent_roles
         self._thread = threading.local()
         sqlite = self.url.get_backend_name() == "sqlite"
-        arguments = {"timeout": BUSY_SECONDS} if sqlite else {}
-        self.engine = sa.create_engine(self.url, connect_args=arguments, pool_pre_ping=not sqlite)
+        # What is read under a lock must not be of before the lock, whatever the server's own default is.
+        there: dict[str, Any] = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
+        try:
+            options = {"connect_args": {"timeout": BUSY_SECONDS}} if sqlite else there
+            self.engine = sa.create_engine(self.url, **options)
+        except (ArgumentError, ImportError) as error:
+            raise BooksUnavailableError(f"no driver for the books at {self.url.render_as_string()}: {error}") from error
         if sqlite:
             sa_event.listen(self.engine, "connect", _sqlite_connected)
             sa_event.listen(self.engine, "begin", _sqlite_begin)
+        else:
+            sa_event.listen(self.engine, "connect", _postgres_connected)
 
     @classmethod
     def open(cls, path_or_url: str | Path, *, agent_roles: bool = False) -> Books:
@@ -149,7 +167,7 @@ class Books:
 
     def revision(self) -> str | None:
         """The migration the database is at; ``None`` when it holds no books."""
-        with self.engine.connect() as connection:
+        with self._connect() as connection:
             return _revision(connection)
 
     def migrate(self) -> None:
@@ -180,6 +198,13 @@ class Books:
 
     # -- use ----------------------------------------------------------------------------------------
 
+    def _connect(self) -> sa.Connection:
+        try:
+            return self.engine.connect()
+        except OperationalError as error:
+            said = (str(error.orig).splitlines() or [""])[0]
+            raise BooksUnavailableError(f"no books at {self.url.render_as_string()}: {said}") from error
+
     @contextmanager
     def _begin(self, *, write: bool, agent: Agent | None = None) -> Generator[sa.Connection]:
         if write and getattr(self._thread, "writing", False):
@@ -187,7 +212,7 @@ class Books:
         if write:
             self._thread.writing = True
         try:
-            with self.engine.connect().execution_options(sust_write=write) as connection, connection.begin():
+            with self._connect().execution_options(sust_write=write) as connection, connection.begin():
                 if agent is not None and self.agent_roles and connection.dialect.name == "postgresql":
                     connection.execute(sa.text(f"SET LOCAL ROLE {role(agent)}"))
                 yield connection
@@ -266,6 +291,8 @@ class Transaction:
         order they happened within a recommendation.
         """
         source, schema, order = _source(table)
+        if self._postgres:  # which sorts texts as its database was told to; here they sort as bytes, everywhere
+            order = [c.collate("C") if isinstance(c.type, sa.Text) else c for c in order]
         if columns is not None:
             schema = pa.schema([_field(schema, table, c) for c in columns])
         query = sa.select(*(self._selected(source.c[f.name]) for f in schema)).order_by(*order)
@@ -348,6 +375,8 @@ class Transaction:
         if not records:
             return 0
         table = TABLES_SQL[spec.name]
+        if self._postgres and spec.name == "decision_events":
+            _refuse_nul(records)
         if self._postgres and spec.name not in (*_WRITE_ONLY, "decision_events"):
             statement = postgresql.insert(table).on_conflict_do_nothing()
             key = [table.c[k] for k in spec.key]
@@ -519,6 +548,14 @@ def _typed(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v.astimezone(UTC) if isinstance(v, datetime) else v for k, v in record.items()}
 
 
+def _refuse_nul(events: Sequence[Event]) -> None:
+    """PostgreSQL reads no JSON with a NUL in it: one such payload, and nobody could read ``decision_log`` again."""
+    for event in events:
+        if _NUL.search(event["payload"] or ""):
+            why = "a text of its payload holds the character NUL, which PostgreSQL cannot read; take it out there"
+            raise TransitionRefused(event["recommendation_id"], event["to_status"], why)
+
+
 def _holding(signatures: Mapping[str, list[dict[str, Any]]], event: Event) -> list[str]:
     """Who signed the plan of this event, and not so long ago that it no longer holds."""
     return [
@@ -569,6 +606,15 @@ def _sqlite_connected(connection: Any, _record: Any) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def _postgres_connected(connection: Any, _record: Any) -> None:
+    """Settings of a new PostgreSQL connection: the driver reads instants in the session's zone, and the last hours
+    of the year 9999 have no name east of Greenwich.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:

@@ -146,7 +146,7 @@ def load_signer(path: Path, *, origin: str = "", keep_out_of: Sequence[str | Pat
             raise CheckpointError(f"{path} would lie in {place}, which others read: keep the key in the project folder")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         _write_new(temporary, Signer.generate(origin).text() + "\n", mode=0o600)
         _publish(temporary, path)
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -262,7 +262,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, signer: Signer) -> Pa
     path = checkpoint_file(folder, checkpoint.size)
     for target, text in ((vkey, f"{signer.verifier}\n"), (path, sign_checkpoint(checkpoint, signer))):
         if not target.exists():
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
             _write_new(temporary, text, mode=0o644)
             _publish(temporary, target)
     if vkey.read_text().strip() != str(signer.verifier):

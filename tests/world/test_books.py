@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import StatementError
 
 from sust_dagster.world import migrations
-from sust_dagster.world.books import AppendResult, Books, BooksError, ConflictError, books_url
+from sust_dagster.world.books import AppendResult, Books, BooksError, BooksUnavailableError, ConflictError, books_url
 from sust_dagster.world.books_schema import METADATA, TABLES_SQL, UNIQUE, declaration_digest
 from sust_dagster.world.decisions import TransitionRefused
 from sust_dagster.world.schemas import EMISSION_FACTORS, LOG_COMMITMENTS, POLICIES, SchemaError, TableSpec, tables
@@ -236,14 +236,31 @@ def test_addresses(tmp_path: Path) -> None:
     for address in ("mysql://h/d", "sqlite://", "sqlite:///:memory:"):
         with pytest.raises(BooksError):
             books_url(address)
-    drivers = [d for d in ("psycopg2", "psycopg") if importlib.util.find_spec(d)]
+
+
+@pytest.mark.parametrize("installed", [("psycopg2", "psycopg"), ("psycopg",), ()])
+def test_a_bare_address_means_a_driver_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in installed else None)
     for address in ("postgres://u:secret@h/d", "postgresql://u:secret@h/d"):
-        if drivers:
-            assert books_url(address).drivername == f"postgresql+{drivers[0]}"
+        if installed:
+            assert books_url(address).drivername == f"postgresql+{installed[0]}"
             continue
-        with pytest.raises(BooksError, match="no PostgreSQL driver") as error:
+        with pytest.raises(BooksUnavailableError, match="no PostgreSQL driver") as error:
             books_url(address)
         assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql+nobody://u:secret@h/d", "postgresql+psycopg2://u:secret@h:port/d", "sqlite:////dev/null/books.db"],
+)
+def test_what_is_no_books_is_a_fault_of_the_set_up(address: str) -> None:
+    """An ``OSError`` too: the command line must not take it for a finding."""
+    with pytest.raises(BooksUnavailableError) as error:
+        Books(address).revision()
+    assert isinstance(error.value, OSError) and "secret" not in str(error.value)
 
 
 # -- appending and reading ----------------------------------------------------------------------------------

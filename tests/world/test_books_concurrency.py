@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from datetime import timedelta
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from books_samples import START, sample_table, step
+from processes import process_context
 
 from sust_dagster.world import migrations
 from sust_dagster.world.books import Books, ConflictError
@@ -52,9 +52,9 @@ def test_two_processes_from_the_first_moment(tmp_path: Path) -> None:
 
 def run_two_processes(address: str) -> None:
     """Books that are not there yet, two processes, and what must hold afterwards."""
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(2), spawn.Queue()
-    processes = [spawn.Process(target=compete, args=(address, me, barrier, results)) for me in (1, 2)]
+    context = process_context()
+    barrier, results = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=compete, args=(address, me, barrier, results)) for me in (1, 2)]
     for process in processes:
         process.start()
     one, two = results.get(timeout=45), results.get(timeout=45)

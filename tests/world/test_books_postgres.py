@@ -1,32 +1,22 @@
 """The books on a real PostgreSQL: tables, guards, view, roles; with a driver also the whole of ``Books``.
 
-The SQL part goes through ``psql`` and needs no driver. A server is started from the distribution's binaries, on a
-Unix socket in a folder of its own.
+The SQL part goes through ``psql`` and needs no driver.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from signal import SIGINT
 
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from books_samples import OWNERS, PATHS, PROPOSAL, START, bring_to, event, sample, sample_table, step
+from postgres_server import DRIVERS, Server, without_driver
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DatabaseError
 from test_books_concurrency import run_two_processes
-from test_transparency import Case, fill, run_four_writers
+from test_transparency import NOW, Case, fill, run_four_writers
 
 from sust_dagster.world import migrations
 from sust_dagster.world.access import World
@@ -42,93 +32,17 @@ BOOKS = list(tables("books"))
 OK, DENIED, RAISED = "00000", "42501", "P0001"
 
 
-@dataclass(frozen=True)
-class Server:
-    bin: Path
-    folder: Path
-
-    def psql(self, database: str, script: str, *, stop: bool = True) -> str:
-        """Run a script; returns what it printed. ``stop``: at the first error, which then fails the test."""
-        done = subprocess.run(
-            [
-                self.bin / "psql",
-                "-XqAt",
-                "-h",
-                self.folder,
-                "-U",
-                "postgres",
-                "-v",
-                f"ON_ERROR_STOP={int(stop)}",
-                database,
-            ],
-            input=script,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert not stop or done.returncode == 0, done.stderr
-        return done.stdout
-
-    def create(self, database: str) -> str:
-        self.psql("postgres", f"CREATE DATABASE {database}")
-        return database
-
-    def codes(self, database: str, statements: dict[str, str], agent: str | None = None) -> dict[str, str]:
-        """SQLSTATE of each statement, each in a transaction that is rolled back, as an agent's role if given."""
-        become = f"SET LOCAL ROLE {role(agent)};" if agent else ""
-        script = "".join(
-            f"BEGIN; {become}\n{s};\n\\echo '##' {n} :SQLSTATE\nROLLBACK;\n" for n, s in statements.items()
-        )
-        lines = [line.split() for line in self.psql(database, script, stop=False).splitlines() if line.startswith("##")]
-        return {name: code for _, name, code in lines}
-
-
-def find_binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
-    if found:
-        return found[-1].parent
-    initdb = shutil.which("initdb")
-    return Path(initdb).resolve().parent if initdb else None
+def codes(server: Server, database: str, statements: dict[str, str], agent: str | None = None) -> dict[str, str]:
+    """SQLSTATE of each statement, each in a transaction that is rolled back, as an agent's role if given."""
+    become = f"SET LOCAL ROLE {role(agent)};" if agent else ""
+    script = "".join(f"BEGIN; {become}\n{s};\n\\echo '##' {n} :SQLSTATE\nROLLBACK;\n" for n, s in statements.items())
+    lines = [line.split() for line in server.psql(database, script, stop=False).splitlines() if line.startswith("##")]
+    return {name: code for _, name, code in lines}
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    binaries = find_binaries()
-    if binaries is None:
-        pytest.skip("no PostgreSQL binaries on this machine (Debian: postgresql-15)")
-    if int(binaries.parent.name) < 15 if binaries.parent.name.isdigit() else False:
-        pytest.skip(f"PostgreSQL 15 or later is needed, {binaries} is older")
-    become: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="pg") as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            # PostgreSQL refuses to run as root.
-            try:
-                account = pwd.getpwnam("postgres")
-            except KeyError:
-                pytest.skip("tests run as root and there is no account 'postgres' to run the server as")
-            os.chown(folder, account.pw_uid, account.pw_gid)
-            become = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-        options = ["-A", "trust", "-U", "postgres", "--no-sync", "--locale=C.UTF-8", "-E", "UTF8"]
-        subprocess.run([*become, binaries / "initdb", "-D", folder / "data", *options], check=True, capture_output=True)
-        settings = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "timezone=Asia/Kolkata"]
-        process = subprocess.Popen(
-            [*become, binaries / "postgres", "-D", folder / "data", "-k", folder, *settings],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            for _ in range(200):
-                ready = subprocess.run([binaries / "pg_isready", "-q", "-h", folder, "-U", "postgres"], check=False)
-                if ready.returncode == 0:
-                    break
-                assert process.poll() is None, "the PostgreSQL server ended at once"
-                time.sleep(0.05)
-            yield Server(binaries, folder)
-        finally:
-            process.send_signal(SIGINT)  # SIGTERM would wait for every client to leave
-            process.wait(20)
+def server(postgres: Server) -> Server:
+    return postgres
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +89,8 @@ def test_grants_may_be_run_again(server: Server, database: str) -> None:
 def test_not_even_the_owner_changes_or_removes_a_row(server: Server, database: str) -> None:
     for spec in BOOKS:
         text = next(c.name for c in spec.columns if c.type == pa.string())
-        codes = server.codes(
+        found = codes(
+            server,
             database,
             {
                 "update": f"UPDATE {spec.name} SET {text} = 'forged'",
@@ -185,13 +100,13 @@ def test_not_even_the_owner_changes_or_removes_a_row(server: Server, database: s
                 f"({', '.join(c.name for c in TABLES_SQL[spec.name].primary_key)}) DO UPDATE SET {text} = 'forged'",
             },
         )
-        assert codes == dict.fromkeys(("update", "delete", "truncate", "upsert"), RAISED), spec.name
+        assert found == dict.fromkeys(("update", "delete", "truncate", "upsert"), RAISED), spec.name
 
 
 def test_a_factor_version_is_unique_nulls_included(server: Server, database: str) -> None:
     row = sample(TABLES["emission_factors"], region=None, provider=None)
     twice = f"{insert('emission_factors', row)}; {insert('emission_factors', row | {'factor_id': 'another'})}"
-    assert server.codes(database, {"twice": twice}) == {"twice": "23505"}
+    assert codes(server, database, {"twice": twice}) == {"twice": "23505"}
 
 
 def test_every_cell_of_the_matrix_as_a_real_role(server: Server, database: str) -> None:
@@ -215,7 +130,7 @@ def test_every_cell_of_the_matrix_as_a_real_role(server: Server, database: str) 
         expected["decision_log/read"] = OK if allowed(agent, "decision_log", "read") else DENIED
         statements["version/read"] = f"SELECT version_num FROM {migrations.VERSION_TABLE}"
         expected["version/read"] = OK
-        assert server.codes(database, statements, agent) == expected
+        assert codes(server, database, statements, agent) == expected
 
 
 def test_each_role_makes_its_own_transitions_and_no_others(server: Server, database: str) -> None:
@@ -231,7 +146,7 @@ def test_each_role_makes_its_own_transitions_and_no_others(server: Server, datab
             statements[f"{status}/signed"] = insert("decision_events", row | {"agent": agent, "actor": agent})
             reads = allowed(agent, "decision_events", "read")
             expected[f"{status}/signed"] = OK if OWNERS[status] == agent else (RAISED if reads else DENIED)
-        found = server.codes(database, statements, agent)
+        found = codes(server, database, statements, agent)
         wrong = {k: (v, expected[k]) for k, v in found.items() if v != expected[k]}
         # Without the right to insert, the trigger or the grant may be the first to refuse.
         assert all(got != OK and want != OK for got, want in wrong.values()), (agent, wrong)
@@ -249,8 +164,8 @@ def test_the_state_machine_binds_raw_sql(server: Server, database: str) -> None:
         "no_plan": good | {"plan_hash": None},
         "twice": event("sm", "proposed", 1, "proposed"),
     }
-    codes = server.codes(database, {n: insert("decision_events", r) for n, r in ({"good": good} | wrong).items()})
-    assert codes == {"good": OK} | dict.fromkeys(wrong, RAISED)
+    found = codes(server, database, {n: insert("decision_events", r) for n, r in ({"good": good} | wrong).items()})
+    assert found == {"good": OK} | dict.fromkeys(wrong, RAISED)
 
 
 def test_a_high_risk_plan_needs_two_people_whoever_asks(server: Server) -> None:
@@ -277,7 +192,7 @@ def test_a_high_risk_plan_needs_two_people_whoever_asks(server: Server) -> None:
         "one_twice": f"{one}; {twice}; {approve}",
         "two": f"{one}; {two}; {approve}",
     }
-    assert server.codes(name, statements, "governance") == {
+    assert codes(server, name, statements, "governance") == {
         "none": RAISED,
         "one": RAISED,
         "one_twice": RAISED,
@@ -313,28 +228,27 @@ def test_without_its_trigger_an_unapproved_execution_could_be_written(server: Se
     name = server.create("control")
     server.psql(name, postgres_script() + events_to("r", "proposed"))
     skip = insert("decision_events", event("r", "executed", 1, "executing"))
-    assert server.codes(name, {"skip": skip}) == {"skip": RAISED}
+    assert codes(server, name, {"skip": skip}) == {"skip": RAISED}
     server.psql(name, "DROP TRIGGER decision_events_transition ON decision_events")
-    assert server.codes(name, {"skip": skip}) == {"skip": OK}
+    assert codes(server, name, {"skip": skip}) == {"skip": OK}
 
 
 @pytest.mark.parametrize("table", ["access_log", "alerts"])
 def test_no_role_writes_in_anothers_name(server: Server, database: str, table: str) -> None:
     row = insert(table, sample(TABLES[table], agent="verifier"))
-    assert server.codes(database, {"forged": row}, "planner") == {"forged": DENIED}
-    assert server.codes(database, {"own": row}, "verifier") == {"own": OK}
+    assert codes(server, database, {"forged": row}, "planner") == {"forged": DENIED}
+    assert codes(server, database, {"own": row}, "verifier") == {"own": OK}
 
 
 # -- Books, through a driver --------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["psycopg2", "psycopg"])
+@pytest.fixture(params=DRIVERS)
 def address(request: pytest.FixtureRequest, server: Server) -> str:
     """An empty database as a SQLAlchemy URL."""
-    if importlib.util.find_spec(request.param) is None:
-        pytest.skip(f"the driver {request.param} is not installed (it is no dependency)")
-    name = server.create(f"{request.param}_{time.monotonic_ns()}")
-    return f"postgresql+{request.param}://postgres@/{name}?host={server.folder}"
+    if why := without_driver(request.param):
+        pytest.skip(why)
+    return server.url(server.create(), request.param)
 
 
 def test_the_books_are_the_same_on_postgresql(address: str) -> None:
@@ -388,6 +302,48 @@ def test_decisions_are_the_same_on_postgresql(address: str, tmp_path: Path) -> N
         assert there.read("decision_log").equals(here.read("decision_log"))
 
 
+def test_texts_sort_as_bytes_whatever_the_database_sorts_by(address: str, server: Server, tmp_path: Path) -> None:
+    names = ["b", "a", "B", "A", "_x", "-y", "ä", "Z", "z1", "z-1", "z 2", "10", "9", "Ω"]
+    with Books.open(address) as there, Books.open(tmp_path / "books.db") as here:
+        for books in (there, here):
+            books.append("alerts", [sample(TABLES["alerts"], i, alert_id=name) for i, name in enumerate(names)])
+            books.decide("planner", [step(name, "proposed") for name in names], START)
+        for table in ("alerts", "decision_events", "decision_log"):
+            assert there.read(table).equals(here.read(table)), table
+        assert there.read("alerts").column("alert_id").to_pylist() == sorted(names, key=str.encode)
+        with there.snapshot() as snapshot:
+            own = snapshot.connection.execute(sa.text("SELECT alert_id FROM alerts ORDER BY alert_id")).scalars().all()
+    assert own != sorted(names, key=str.encode), "negative control: the database sorts otherwise"
+
+
+def test_a_transaction_sees_what_was_committed_before_its_locks(address: str, server: Server) -> None:
+    shown = sa.text("SHOW transaction_isolation")
+    with Books.open(address) as books:
+        with books.transaction() as transaction:
+            assert transaction.connection.execute(shown).scalar() == "read committed"
+        with books.snapshot() as snapshot:
+            assert snapshot.connection.execute(shown).scalar() == "repeatable read"
+    assert server.psql("postgres", "SHOW transaction_isolation").strip() == "serializable", "the server's own default"
+
+
+def test_the_last_instant_there_is_comes_back(address: str, server: Server) -> None:
+    last = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+    assert server.psql("postgres", "SHOW timezone").strip() == "Asia/Kolkata", "where it is the year 10000 by then"
+    with Books.open(address) as books:
+        books.append("policies", [sample(POLICIES, valid_from=last)])
+        assert books.read("policies").column("valid_from").to_pylist() == [last]
+
+
+def test_a_text_that_postgresql_cannot_read_does_not_spoil_the_view(address: str) -> None:
+    with Books.open(address) as books:
+        for i, text in enumerate(("a\0b", "\\\0")):
+            with pytest.raises(TransitionRefused, match="NUL"):
+                books.decide("planner", [step(f"bad-{i}", "proposed", payload=PROPOSAL | {"workload_id": text})], START)
+        for i, text in enumerate(("\\u0000", "a\\\\u0000")):  # backslashes and letters
+            books.decide("planner", [step(f"good-{i}", "proposed", payload=PROPOSAL | {"workload_id": text})], START)
+        assert books.read("decision_log").column("workload_id").to_pylist() == ["\\u0000", "a\\\\u0000"]
+
+
 def test_two_processes_from_the_first_moment(address: str) -> None:
     run_two_processes(address)
 
@@ -436,6 +392,44 @@ def test_the_database_holds_each_agent_to_its_role(address: str, tmp_path: Path)
         assert world.handle("copilot").read_books("decision_log").column("status").to_pylist() == ["approved"]
         refusals = world.handle("governance").read_books("access_log", {"allowed": False}).to_pylist()
         assert [(e["agent"], e["table_name"]) for e in refusals] == [("executor", "policies")]
+
+
+def test_an_account_with_the_agents_roles_does_all_the_work_and_can_forge_nothing(
+    address: str, server: Server, tmp_path: Path
+) -> None:
+    """The account of a service: it owns nothing, and is granted the roles of the agents it acts as."""
+    with Books.open(address) as owner:
+        owner.install_roles()
+    account = f"service_{tmp_path.name}".replace("-", "_")[:60].lower()
+    roles = ", ".join(role(agent) for agent in AGENTS)
+    server.psql("postgres", f"CREATE ROLE {account} LOGIN; GRANT {roles} TO {account}")
+    case = Case(tmp_path, address)
+    case.world.close()
+    case.books = Books.open(address.replace("postgres@", f"{account}@"), agent_roles=True)
+    case.world = World(case.lake, case.books, clock=lambda: NOW)
+    fill(case)
+    case.sign()
+    assert case.verify().ok and case.verify().checkpoints == 3
+    for statement in (
+        "SET session_replication_role = replica",
+        "ALTER TABLE decision_events DISABLE TRIGGER ALL",
+        "DROP TRIGGER decision_events_append_only ON decision_events",
+        "ALTER TABLE decision_events DISABLE ROW LEVEL SECURITY",
+        "UPDATE decision_events SET reason = 'forged'",
+        "DELETE FROM log_commitments",
+        "TRUNCATE log_commitments",
+        "ALTER FUNCTION sust_append_only() RENAME TO nothing",
+    ):
+        with pytest.raises(DatabaseError, match=r"permission denied|must be owner"), case.books.transaction() as t:
+            t.connection.execute(sa.text(statement))
+    assert case.verify().ok
+    case.world.close()
+    # Negative control: a superuser can, no trigger stops it, and the log tells.
+    name = address.split("@/")[1].split("?")[0]
+    server.forge(name, "UPDATE decision_events SET reason = 'forged' WHERE sequence = 0 AND recommendation_id = 'r'")
+    case = Case(tmp_path, address)
+    assert {what for what, _ in case.found()} == {"row_changed"}
+    case.world.close()
 
 
 def _factor() -> dict[str, object]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,13 @@ def test_a_folder_holds_one_key_and_one_root_per_size(tmp_path: Path) -> None:
     other = Signer("another", bytes(32))
     with pytest.raises(CheckpointError, match="holds another key"):
         write_checkpoint(tmp_path, Checkpoint("another", 1, ROOT), other)
+
+
+def test_several_threads_that_sign_at_once_write_one_file(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda _: write_checkpoint(tmp_path, CHECKPOINT, SIGNER), range(64)))
+    assert len(set(written)) == 1 and read_checkpoints(tmp_path, SIGNER.verifier) == [CHECKPOINT]
+    assert len(list(tmp_path.iterdir())) == 2, "the checkpoint and the public key, and nothing left over"
 
 
 def test_a_changed_or_renamed_file_is_named(tmp_path: Path) -> None:

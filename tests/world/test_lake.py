@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import duckdb
 import numpy as np
@@ -270,6 +272,33 @@ def test_a_torn_temporary_file_is_never_read(lake: Lake) -> None:
 def test_slot_names_say_when() -> None:
     assert slot_start("2026-01-01T05") == START + timedelta(hours=5)
     assert slot_start("2026-01-01") == START
+
+
+def test_threads_that_write_the_same_at_once_do_not_take_each_others_files(tmp_path: Path) -> None:
+    table, together = grid(1, regions=30_000), Barrier(6)
+
+    def write_one(lake: Lake) -> None:
+        together.wait(30)
+        write(lake, table, 1)
+
+    for number in range(4):
+        lakes = [Lake(tmp_path / str(number)) for _ in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(write_one, lakes))
+        (path,) = lakes[0].files("grid_intensity")
+        assert path.endswith(f"-{lakes[0].file_digest('grid_intensity', path)}.parquet")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_file_is_read_whole_wherever_it_lies(remote: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    lake = Lake(f"{request.getfixturevalue('s3')}/lake" if remote else tmp_path / "lake")
+    write(lake, grid(1), 1)
+    (path,) = lake.files("grid_intensity")
+    body = lake.read_file(f"grid_intensity/{path}")
+    assert path.endswith(f"-{hashlib.sha256(body).hexdigest()}.parquet")
+    with pytest.raises(FileNotFoundError):
+        lake.read_file("grid_intensity/nothing.parquet")
 
 
 def test_the_lake_lives_on_an_object_store_too(s3: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from books_samples import START, bring_to, sample, sample_table, slot, step
 from deltalake import write_deltalake
+from processes import process_context
 
 from sust_dagster.world.access import World
 from sust_dagster.world.books import Books
@@ -273,9 +273,9 @@ def test_several_writers_leave_no_gap(tmp_path: Path) -> None:
 
 def run_four_writers(folder: Path, books: str = "") -> None:
     """Four processes at one log, and what must hold afterwards."""
-    case, spawn = Case(folder, books), multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(4)
-    processes = [spawn.Process(target=write_policies, args=(str(folder), books, me, barrier)) for me in range(4)]
+    case, context = Case(folder, books), process_context()
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=write_policies, args=(str(folder), books, me, barrier)) for me in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -302,11 +302,11 @@ def test_a_commit_that_lost_its_leaf_gets_a_late_one(case: Case) -> None:
 
 
 def test_whenever_a_writer_is_killed_reconciling_mends_the_log(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
+    context = process_context()
     committed = 0
     for number in range(4):
-        case, barrier = Case(tmp_path / str(number)), spawn.Barrier(2)
-        writer = spawn.Process(target=write_policies, args=(str(case.folder), "", 1, barrier))
+        case, barrier = Case(tmp_path / str(number)), context.Barrier(2)
+        writer = context.Process(target=write_policies, args=(str(case.folder), "", 1, barrier))
         writer.start()
         barrier.wait(30)
         writer.join(0.05 + 0.1 * number)
