@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -185,6 +186,11 @@ def test_each_check_of_the_outcomes_has_a_fault_that_fails_it(demo: DemoResult) 
         finally:
             bundle.write_bytes(held)
         assert failed(rows) == set()
+        # A group that was to stay was moved: said of the comparison, and nothing stops for it.
+        balance = day.comparison.balance.to_pylist()[0] | {"reason": "holdout_moved", "moved_although_held_out": 1}
+        moved = pa.Table.from_pylist([balance], day.comparison.balance.schema)
+        told = list(checked(resource, rows, replace(day, comparison=replace(day.comparison, balance=moved))))
+        assert [(r.check_name, r.severity.name) for r in told if not r.passed] == [("the_draw_was_obeyed", "WARN")]
 
 
 @pytest.mark.slow

@@ -276,8 +276,9 @@ def test_every_check_has_a_fault_that_fails_it(tmp_path: Path) -> None:
         ("emission_factors", "factors_usable"),
         ("emission_factors", "sources_agree"),
         ("placements", "plan_keeps_every_limit"),  # test_dagster_decide
-        ("outcomes", "credits_add_up_to_the_bound"),  # this one and the next: test_loop_verify
+        ("outcomes", "credits_add_up_to_the_bound"),  # this one and the next three: test_loop_verify
         ("outcomes", "every_execution_has_an_outcome"),
         ("outcomes", "evidence_is_there"),
+        ("outcomes", "the_draw_was_obeyed"),
     }
     assert {(k.asset_key.to_user_string(), k.name) for k in graph.asset_check_keys} == tested

@@ -47,7 +47,12 @@ CHECKS = {
         "seed_table_totals",
     },
     "placements": {"plan_keeps_every_limit"},
-    "outcomes": {"credits_add_up_to_the_bound", "every_execution_has_an_outcome", "evidence_is_there"},
+    "outcomes": {
+        "credits_add_up_to_the_bound",
+        "every_execution_has_an_outcome",
+        "evidence_is_there",
+        "the_draw_was_obeyed",
+    },
 }  # fmt: skip
 DBT_CHECKS_OF_THE_WHOLE = {
     "bounds_contain_the_point", "every_activity_is_accounted", "marts_add_up_to_the_emissions",

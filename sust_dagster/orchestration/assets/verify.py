@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from sust_dagster.agents.verifier.portfolio import portfolio_of
 from sust_dagster.agents.verifier.sufficiency import GATES
+from sust_dagster.agents.verifier.uncertainty import Z90
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.evidence_desk import write_evidence
 from sust_dagster.orchestration.io_managers import between, window_of
@@ -47,6 +48,9 @@ _CHECKS = {
     _ALL: "Every change that was executed on these days has exactly one outcome.",
     _EVIDENCE: "Every outcome names a bundle, and the file of that name holds what hashes to it.",
 }
+#: Not blocking: it takes runs out of the comparison, no figure falls by it.
+_DRAW = "the_draw_was_obeyed"
+_DRAW_TEXT = "What the lot left alone was moved by nobody, and its share is what was asked for."
 
 
 _SIDES = ("lower", "upper")
@@ -83,7 +87,8 @@ def build(daily: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
         partitions_def=daily,
         backfill_policy=SINGLE_RUN,
         check_specs=[
-            dg.AssetCheckSpec(name, asset="outcomes", blocking=True, description=text) for name, text in _CHECKS.items()
+            *(dg.AssetCheckSpec(n, asset="outcomes", blocking=True, description=text) for n, text in _CHECKS.items()),
+            dg.AssetCheckSpec(_DRAW, asset="outcomes", description=_DRAW_TEXT),
         ],
         **asset_properties("outcomes", "verifier"),
     )
@@ -121,8 +126,17 @@ def checked(project: ProjectResource, rows: pa.Table, day: VerifiedDay | None) -
     yield dg.AssetCheckResult(
         passed=not wrong,
         check_name=_EVIDENCE,
-        metadata={"bundles": rows.num_rows, "wrong": ", ".join(map(str, wrong[:5]))},
+        metadata={"bundles": rows.num_rows, **({"wrong": ", ".join(map(str, wrong[:5]))} if wrong else {})},
     )
+    yield _draw(day)
+
+
+def _draw(day: VerifiedDay | None) -> dg.AssetCheckResult:
+    """Whether the hold-out was left alone; no draw, or nothing to draw from, is no fault."""
+    found = day.comparison.balance.to_pylist()[0] if day else {"reason": "no_eligible_groups"}
+    obeyed = found["reason"] not in ("holdout_moved", "share_off")
+    said = {name: value for name, value in found.items() if value is not None}
+    return dg.AssetCheckResult(passed=obeyed, check_name=_DRAW, severity=dg.AssetCheckSeverity.WARN, metadata=said)
 
 
 def _holds(folder: Path, sha: str) -> bool:
@@ -161,11 +175,25 @@ def _metadata(rows: pa.Table, day: VerifiedDay) -> Mapping[str, Any]:
             [(gate.removeprefix("sufficiency."), n, GATES.get(gate, "")) for gate, n in gates.most_common()],
             right=(1,),
         ),
+        "usage_ratios": _ratios(day.comparison.ratios),
         "verified_from": f"{day.until - timedelta(hours=1):%Y-%m-%d %H:00} UTC is the last hour looked at",
         "run_rows": rows.num_rows,
         **figures,
         "dagster/column_lineage": _LINEAGE,
     }
+
+
+def _ratios(table: pa.Table) -> dg.MetadataValue:
+    """What moved runs used over what held-out ones did, with its interval, and from how many runs."""
+    ends = [[r["ratio"] * math.exp(side * Z90 * r["log_sd"]) for side in (-1.0, 1.0)] for r in table.to_pylist()]
+    return words_table(
+        ("pool", "usage ratio [90 %]", "moved", "left alone", "without a number because"),
+        [
+            (r["pool"], f"{r['ratio']:.4f} [{low:.4f}, {high:.4f}]", r["n_treated"], r["n_control"], r["reason"] or "–")
+            for r, (low, high) in zip(table.to_pylist(), ends, strict=True)
+        ],
+        right=(1, 2, 3),
+    )
 
 
 def _total(rows: pa.Table, column: str) -> float:
