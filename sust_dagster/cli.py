@@ -1066,7 +1066,10 @@ def main() -> None:
     """Entry point of the ``sust`` command."""
     # A run makes many objects that die at once beside some million that stay: looking for cycles less often pays.
     gc.set_threshold(50_000, 20, 50)
-    sys.exit(app())
+    try:
+        sys.exit(app())
+    finally:
+        gc.disable()  # what is left goes with the process, cycles and all
 
 
 if __name__ == "__main__":

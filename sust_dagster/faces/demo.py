@@ -64,19 +64,16 @@ def run_demo(out: Path, days: int, seed: int, bars: Progress, replay: str = "") 
     from sust_dagster.faces.report import summary, write_report
     from sust_dagster.faces.runs import open_instance, run_job
     from sust_dagster.faces.scorecard import write_scorecard
-    from sust_dagster.orchestration.assets.marts import DBT_PROJECT, parse_ahead
+    from sust_dagster.orchestration.assets.marts import DBT_PROJECT
     from sust_dagster.orchestration.build import build_defs
 
     task = bars.add_task("load the definitions", total=1)
     marts = DBT_PROJECT.is_dir()
     defs = build_defs(project, with_marts=marts)
     bars.update(task, completed=1)
-    parsing = parse_ahead(project) if marts else None
     with open_instance(project) as instance:
         task = bars.add_task("the loop: sense, model, decide, act, verify", total=days)
         Loop(project, defs, instance).run(lambda done: bars.advance(task, done))
-        if parsing is not None:
-            parsing.wait()
         # dbt is a process of its own: while it works, the scorecard is counted.
         counting = bars.add_task("write the scorecard", total=1)
         with ThreadPoolExecutor(max_workers=1) as beside:

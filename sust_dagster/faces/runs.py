@@ -21,12 +21,13 @@ from dagster._core.instance.ref import InstanceRef
 
 from sust_dagster.orchestration.event_log import SETTING as EVENT_LOG_SETTING
 from sust_dagster.orchestration.partitions import day_key, key_range_tags, range_tags
+from sust_dagster.orchestration.run_storage import SETTING as RUN_SETTING
 from sust_dagster.settings import Project
 
 _PROCESS_TAG = "sust/process"
 _INSTANCE_CONFIG = f"""\
 # The instance of this project: everything in this folder, nothing sent anywhere.
-{EVENT_LOG_SETTING}telemetry:
+{RUN_SETTING}{EVENT_LOG_SETTING}telemetry:
   enabled: false
 run_retries:
   enabled: false

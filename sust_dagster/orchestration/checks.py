@@ -4,7 +4,9 @@ Belongs here: checks that read the lake back and judge what is there. They look 
 themselves and share no code with the step that wrote it. A failing blocking check stops the run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -44,35 +46,36 @@ def build(hourly: dg.TimeWindowPartitionsDefinition, project: Project) -> list[d
         context: dg.AssetCheckExecutionContext, project: ProjectResource
     ) -> Iterator[dg.AssetCheckResult]:
         window = _window(context, hourly, project.project)
-        con = _tables(project, window, _OF_THE_LEDGER)
-        yield _row_conservation(con)
-        read, rejected = con.sql(
-            "select coalesce(sum(rows), 0), coalesce(sum(rows) filter (outcome = 'quarantine'), 0) from ingest_counts"
-        ).fetchall()[0]
-        rate = 1 - rejected / read if read else 1.0
-        yield _result(
-            "schema_pass_rate",
-            "activity_ledger",
-            rate >= project.project.schema_pass_rate,
-            f"{rejected} of {read} rows are in quarantine",
-            pass_rate=float(rate),
-        )
-        yield _none(con, "keys_are_unique", "activity_ledger", "activity_id", "activity_id having count(*) > 1")
-        yield _no_rows(
-            con,
-            "no_negative_usage",
-            "activity_ledger",
-            "select activity_id from activity_ledger where charge_class <> 'correction' "
-            "and (resource_qty < 0 or usage_hours < 0 or vcpu_hours < 0)",
-        )
-        yield _no_rows(
-            con,
-            "slices_fit_their_hour",
-            "activity_ledger",
-            "select activity_id from activity_ledger where ended_at <= started_at "
-            "or date_trunc('hour', started_at) + interval 1 hour < ended_at",
-        )
-        yield _freshness(con, project.project, window)
+        with _tables(project, window, _OF_THE_LEDGER) as con:
+            yield _row_conservation(con)
+            read, rejected = con.sql(
+                "select coalesce(sum(rows), 0), coalesce(sum(rows) filter (outcome = 'quarantine'), 0) "
+                "from ingest_counts"
+            ).fetchall()[0]
+            rate = 1 - rejected / read if read else 1.0
+            yield _result(
+                "schema_pass_rate",
+                "activity_ledger",
+                rate >= project.project.schema_pass_rate,
+                f"{rejected} of {read} rows are in quarantine",
+                pass_rate=float(rate),
+            )
+            yield _none(con, "keys_are_unique", "activity_ledger", "activity_id", "activity_id having count(*) > 1")
+            yield _no_rows(
+                con,
+                "no_negative_usage",
+                "activity_ledger",
+                "select activity_id from activity_ledger where charge_class <> 'correction' "
+                "and (resource_qty < 0 or usage_hours < 0 or vcpu_hours < 0)",
+            )
+            yield _no_rows(
+                con,
+                "slices_fit_their_hour",
+                "activity_ledger",
+                "select activity_id from activity_ledger where ended_at <= started_at "
+                "or date_trunc('hour', started_at) + interval 1 hour < ended_at",
+            )
+            yield _freshness(con, project.project, window)
 
     @dg.multi_asset_check(
         name="emissions_checks",
@@ -92,36 +95,36 @@ def build(hourly: dg.TimeWindowPartitionsDefinition, project: Project) -> list[d
         context: dg.AssetCheckExecutionContext, project: ProjectResource
     ) -> Iterator[dg.AssetCheckResult]:
         window = _window(context, hourly, project.project)
-        con = _tables(project, window, _OF_THE_EMISSIONS)
-        yield _no_rows(
-            con,
-            "every_activity_accounted",
-            "emissions",
-            "select activity_id from activity_ledger full join emissions using (activity_id) "
-            "where activity_ledger.started_at is null or emissions.started_at is null",
-        )
-        yield _no_rows(
-            con,
-            "no_negative_energy",
-            "emissions",
-            "select activity_id from emissions join activity_ledger using (activity_id) "
-            "where charge_class <> 'correction' and (energy_kwh < 0 or facility_kwh < 0 or kg_location < 0)",
-        )
-        yield _no_rows(
-            con,
-            "bounds_contain_the_point",
-            "emissions",
-            "select activity_id from emissions where "
-            + " or ".join(f"not ({c}_lower <= {c} and {c} <= {c}_upper)" for c in _BOUNDED),
-        )
-        yield _no_rows(
-            con,
-            "not_estimated_is_named",
-            "emissions",
-            "select activity_id from emissions where kg_location is null and quality = 'ok'",
-        )
-        if project.project.source == "simulated" and not project.project.grid_replay:
-            yield _seed_totals(con, project.project, window)
+        with _tables(project, window, _OF_THE_EMISSIONS) as con:
+            yield _no_rows(
+                con,
+                "every_activity_accounted",
+                "emissions",
+                "select activity_id from activity_ledger full join emissions using (activity_id) "
+                "where activity_ledger.started_at is null or emissions.started_at is null",
+            )
+            yield _no_rows(
+                con,
+                "no_negative_energy",
+                "emissions",
+                "select activity_id from emissions join activity_ledger using (activity_id) "
+                "where charge_class <> 'correction' and (energy_kwh < 0 or facility_kwh < 0 or kg_location < 0)",
+            )
+            yield _no_rows(
+                con,
+                "bounds_contain_the_point",
+                "emissions",
+                "select activity_id from emissions where "
+                + " or ".join(f"not ({c}_lower <= {c} and {c} <= {c}_upper)" for c in _BOUNDED),
+            )
+            yield _no_rows(
+                con,
+                "not_estimated_is_named",
+                "emissions",
+                "select activity_id from emissions where kg_location is null and quality = 'ok'",
+            )
+            if project.project.source == "simulated" and not project.project.grid_replay:
+                yield _seed_totals(con, project.project, window)
 
     @dg.multi_asset_check(
         name="emission_factors_checks",
@@ -197,15 +200,28 @@ def _window(
     return hourly.time_window_for_partition_key(first).start, hourly.time_window_for_partition_key(last).end
 
 
+_local = threading.local()
+
+
+@contextmanager
 def _tables(
     project: ProjectResource, window: tuple[datetime, datetime], tables: Mapping[str, Sequence[str]]
-) -> duckdb.DuckDBPyConnection:
-    """The window of each table and its named columns, read from the lake, under the table's name."""
-    con = duckdb.connect()
-    con.execute("set TimeZone = 'UTC'")
-    for table, columns in tables.items():
-        con.register(table, project.world.lake.read(table, *window, columns=columns))
-    return con
+) -> Generator[duckdb.DuckDBPyConnection]:
+    """The window of each table and its named columns, read from the lake, under the table's name.
+
+    One database per thread, in memory: to make one takes longer than most checks.
+    """
+    con = getattr(_local, "connection", None)
+    if con is None:
+        con = _local.connection = duckdb.connect()
+        con.execute("set TimeZone = 'UTC'")
+    try:
+        for table, columns in tables.items():
+            con.register(table, project.world.lake.read(table, *window, columns=columns))
+        yield con
+    finally:
+        for table in tables:
+            con.unregister(table)
 
 
 def _result(

@@ -7,6 +7,7 @@ The adapter's own Delta plugin is not used: see :meth:`sust_dagster.world.lake.L
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ BOOK_SOURCES = ("emission_factors",)
 class Plugin(BasePlugin):
     """Offers lake tables as Arrow datasets (scanned with push-down) and book tables as Arrow tables."""
 
-    def initialize(self, plugin_config: dict[str, Any]) -> None:
-        self.lake = Lake(plugin_config["lake_url"])
-        self.books_url = plugin_config["books_url"]
+    def initialize(self, plugin_config: dict[str, Any]) -> None:  # noqa: ARG002 - the same for all projects
+        self.lake = Lake(os.environ.get("SUST_LAKE_URL", "../demo/lake"))
+        self.books_url = os.environ.get("SUST_BOOKS_URL", "sqlite:///../demo/books.db")
 
     def load(self, source_config: SourceConfig) -> pa.Table | pads.Dataset:
         table = source_config.identifier

@@ -11,30 +11,32 @@ and a step without its event is run again.
 """
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import dagster as dg
 import sqlalchemy as sa
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
-from dagster._serdes import ConfigurableClassData, serialize_value
+from dagster._serdes import ConfigurableClassData
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.event import listen
 
 _CHECK_PLANNED = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
-#: Kinds of events that are written many at a time.
-_BATCHED = {
-    dg.DagsterEventType.ASSET_MATERIALIZATION,
-    dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
-    _CHECK_PLANNED,
-}
+_CHECK_EVALUATED = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+#: Kinds of events that are looked up across runs.
+_INDEXED = ASSET_EVENTS | ASSET_CHECK_EVENTS | EVENT_TYPE_TO_PIPELINE_RUN_STATUS.keys()
+_INSERT = SqlEventLogStorageTable.insert()
+_INSERT_FOR_IDS = _INSERT.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
 #: Files whose connections are kept: an index and the runs under way.
 _KEPT = 6
 
@@ -49,10 +51,19 @@ event_log_storage:
 """
 
 
-def _engine_at(address: str) -> Engine:
+def engine_at(address: str) -> Engine:
+    """An engine of a SQLite file of Dagster's, whose commits do not wait for the disk."""
     engine = sa.create_engine(address, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS})
     listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=NORMAL"))
     return engine
+
+
+def once_true(storage: object, what: str, ask: Callable[[], bool]) -> bool:
+    """The answer to a question about a storage's tables whose yes is for good: asked until it is yes."""
+    known: set[str] = storage.__dict__.setdefault("_once_true", set())
+    if what not in known and ask():
+        known.add(what)
+    return what in known
 
 
 class BatchedSqliteEventLog(SqliteEventLogStorage):
@@ -77,7 +88,7 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         engine = engines.pop(shard, None)
         if engine is None:
             new = shard not in self._initialized_dbs and self._begin_file(Path(self.path_for_shard(shard)))
-            engine = _engine_at(self.conn_string_for_shard(shard))
+            engine = engine_at(self.conn_string_for_shard(shard))
             if shard not in self._initialized_dbs:
                 if not new:
                     self._initdb(engine)
@@ -100,7 +111,7 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         """An event log of this Dagster release without events."""
         if "_empty" not in self.__dict__:
             with TemporaryDirectory() as folder:
-                engine = _engine_at(create_db_conn_string(folder, "empty"))
+                engine = engine_at(create_db_conn_string(folder, "empty"))
                 self._initdb(engine)
                 engine.dispose()
                 self.__dict__["_empty"] = Path(folder, "empty.db").read_bytes()
@@ -112,44 +123,66 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
             engine.dispose()
         super().dispose()
 
+    def has_table(self, table_name: str) -> bool:
+        """Whether the index has a table; one that was there stays. Dagster asks at each event of an asset or check."""
+        return once_true(self, f"table {table_name}", partial(super().has_table, table_name))
+
+    def has_secondary_index(self, name: str) -> bool:
+        """Whether a migration of data was done; it is not undone."""
+        return once_true(self, f"index {name}", partial(super().has_secondary_index, name))
+
+    def _has_asset_key_col_on_connection(self, conn: Connection, column_name: str) -> bool:
+        ask = partial(super()._has_asset_key_col_on_connection, conn, column_name)
+        return once_true(self, f"column {column_name}", ask)
+
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        """Store one event."""
+        self._store([event])
+
     def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
-        """Store the events of one run, in order; the asset's page shows the last of each asset."""
-        kinds = {e.dagster_event_type for e in events}
-        if len(events) < 2 or not kinds <= _BATCHED or len({e.run_id for e in events}) > 1:
-            super().store_event_batch(events)
-            return
+        """Store events in order, those of one run together; the asset's page shows the last of each asset."""
+        for _, of_a_run in groupby(events, key=lambda e: e.run_id):
+            self._store(list(of_a_run))
+
+    def _store(self, events: Sequence[dg.EventLogEntry]) -> None:
+        """One transaction in the file of their run, and one in the index for those that are looked up across runs."""
         rows = [self._event_to_row(e) for e in events]
-        insert = SqlEventLogStorageTable.insert()
         with self.run_connection(events[0].run_id) as connection:
-            connection.execute(insert, rows)
+            connection.execute(_INSERT, rows)
+        indexed = [(e, row) for e, row in zip(events, rows, strict=True) if e.dagster_event_type in _INDEXED]
+        if not indexed:
+            return
         with self.index_transaction() as connection:
-            returning = insert.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
-            ids = [row[0] for row in connection.execute(returning, rows)]
-            stored = list(zip(events, rows, ids, strict=True))
-            of_assets = [s for s in stored if s[0].dagster_event_type != _CHECK_PLANNED]
+            ids = [row[0] for row in connection.execute(_INSERT_FOR_IDS, [row for _, row in indexed])]
+            stored = [(event, row, id_) for (event, row), id_ in zip(indexed, ids, strict=True)]
+            of_assets = [s for s in stored if s[0].dagster_event_type in ASSET_EVENTS]
             self._store_asset_event_tags(connection, [e for e, _, _ in of_assets], [i for _, _, i in of_assets])
             last = {(row["asset_key"], event.dagster_event_type): (event, id_) for event, row, id_ in of_assets}
             for event, id_ in last.values():
                 self._store_asset_event(connection, event, id_)
-            planned = [self._planned_check(e, i) for e, _, i in stored if e.dagster_event_type == _CHECK_PLANNED]
+            planned = [_planned_check(*s) for s in stored if s[0].dagster_event_type == _CHECK_PLANNED]
             if planned:
                 connection.execute(AssetCheckExecutionsTable.insert(), [row for rows in planned for row in rows])
+        for event, _, id_ in stored:
+            if event.dagster_event_type == _CHECK_EVALUATED:
+                self.store_asset_check_event(event, id_)
 
-    def _planned_check(self, event: dg.EventLogEntry, id_: int) -> list[dict[str, Any]]:
-        """What Dagster's own storage writes for a check that is about to run, one row per partition."""
-        assert event.dagster_event is not None
-        planned: Any = event.dagster_event.event_specific_data
-        subset = planned.partitions_subset
-        return [
-            {
-                "asset_key": planned.asset_key.to_string(),
-                "check_name": planned.check_name,
-                "partition": partition,
-                "run_id": event.run_id,
-                "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
-                "evaluation_event": serialize_value(event),
-                "evaluation_event_timestamp": self._event_insert_timestamp(event),
-                "evaluation_event_storage_id": id_,
-            }
-            for partition in (subset.get_partition_keys() if subset else [None])
-        ]
+
+def _planned_check(event: dg.EventLogEntry, row: Mapping[str, Any], id_: int) -> list[dict[str, Any]]:
+    """What Dagster's own storage writes for a check that is about to run, one row per partition."""
+    assert event.dagster_event is not None
+    planned: Any = event.dagster_event.event_specific_data
+    subset = planned.partitions_subset
+    return [
+        {
+            "asset_key": planned.asset_key.to_string(),
+            "check_name": planned.check_name,
+            "partition": partition,
+            "run_id": row["run_id"],
+            "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
+            "evaluation_event": row["event"],
+            "evaluation_event_timestamp": row["timestamp"],
+            "evaluation_event_storage_id": id_,
+        }
+        for partition in (subset.get_partition_keys() if subset else [None])
+    ]

@@ -12,6 +12,7 @@ from typing import Self
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sust_dagster import __version__, reference
 from sust_dagster.agents.accountant import FactorSet
@@ -103,7 +104,8 @@ class ProjectResource(dg.ConfigurableResource):
     def factor_epochs(self, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime, FactorSet]]:
         """``[start, end)`` cut where a factor version begins or ceases to be valid, each part with its set."""
         versions = self.handle("accountant").read_books("emission_factors", columns=["valid_from", "valid_to"])
-        instants = {t for name in ("valid_from", "valid_to") for t in versions.column(name).to_pylist() if t}
+        named = (pc.unique(versions.column(name)).to_pylist() for name in ("valid_from", "valid_to"))
+        instants = {t for times in named for t in times if t}
         edges = [start, *sorted(t for t in instants if start < t < end), end]
         for first, last in pairwise(edges):
             yield first, last, FactorSet.from_table(self.factor_store.active(first))

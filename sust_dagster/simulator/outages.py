@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sust_dagster.simulator.clock import Hours, hour_timestamps
+from sust_dagster.simulator.clock import DAY_HOURS, Hours, hour_timestamps
 from sust_dagster.simulator.columns import pick
 from sust_dagster.simulator.regions import REGION_IDS
 from sust_dagster.simulator.streams import Stream, word
@@ -27,13 +27,13 @@ _FEW = 64
 def outage_hours(seed: int, hours: Hours) -> NDArray[np.bool_]:
     """Whether each region is out in each hour: shape ``(hours, regions)``."""
     if 0 < hours.size <= _FEW:  # the placement API asks for the same few hours over and over
-        return np.stack([_outages_of_hour(seed, hour) for hour in hours.tolist()])
+        return np.stack([_outages_of_day(seed, hour // DAY_HOURS)[hour % DAY_HOURS] for hour in hours.tolist()])
     return _outages(seed, hours)
 
 
-@lru_cache(maxsize=4_096)
-def _outages_of_hour(seed: int, hour: int) -> NDArray[np.bool_]:
-    return _outages(seed, np.array([hour], np.int64))[0]
+@lru_cache(maxsize=256)
+def _outages_of_day(seed: int, day: int) -> NDArray[np.bool_]:
+    return _outages(seed, np.arange(day * DAY_HOURS, (day + 1) * DAY_HOURS, dtype=np.int64))
 
 
 def _outages(seed: int, hours: Hours) -> NDArray[np.bool_]:

@@ -36,6 +36,7 @@ PLACEMENT_SCHEMA = pa.schema(
         pa.field("vcpus_scale", pa.float64()),
     ]
 )
+_NONE = PLACEMENT_SCHEMA.empty_table()
 #: No job may be deferred for longer (founding design, section 4).
 MAX_DELAY_HOURS = 24
 _HOUR_US = HOUR_S * 1_000_000
@@ -103,7 +104,7 @@ def placement_keys(table: pa.Table) -> pa.ChunkedArray | pa.Array:
 class Placements:
     """An immutable set of placements, at most one per job or group."""
 
-    table: pa.Table = field(default_factory=PLACEMENT_SCHEMA.empty_table, repr=False)
+    table: pa.Table = field(default_factory=lambda: _NONE, repr=False)
 
     @classmethod
     def from_rows(cls, rows: Rows) -> Placements:

@@ -20,6 +20,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -290,15 +291,11 @@ class Transaction:
         SQLAlchemy expressions over ``TABLES_SQL[table]`` or ``DECISION_LOG_VIEW``. Decision events come in the
         order they happened within a recommendation.
         """
-        source, schema, order = _source(table)
-        if self._postgres:  # which sorts texts as its database was told to; here they sort as bytes, everywhere
-            order = [c.collate("C") if isinstance(c.type, sa.Text) else c for c in order]
-        if columns is not None:
-            schema = pa.schema([_field(schema, table, c) for c in columns])
-        query = sa.select(*(self._selected(source.c[f.name]) for f in schema)).order_by(*order)
-        for name, value in (where or {}).items():
-            query = query.where(_condition(source.c[_field(source_schema(table), table, name).name], value))
-        found = self.connection.execute(query.where(*conditions)).all()
+        wanted = where or {}
+        shape = tuple((name, _kind(value)) for name, value in wanted.items())
+        query, schema = _query(table, None if columns is None else tuple(columns), shape, self._postgres)
+        given = {f"{_GIVEN}{n}": list(v) if _kind(v) == "in" else v for n, v in wanted.items() if v is not None}
+        found = self.connection.execute(query.where(*conditions) if conditions else query, given).all()
         cells = list(zip(*found, strict=True)) or [()] * len(schema)
         result = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(cells, schema, strict=True)], schema=schema)
         return _canonical_configs(result) if table == DECISION_LOG and self._postgres else result
@@ -358,13 +355,12 @@ class Transaction:
         self, spec: TableSpec, key: tuple[str, ...], wanted: Mapping[tuple[Any, ...], dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """The wanted rows that are not there; raises when one is there with other content."""
-        columns = [TABLES_SQL[spec.name].c[k] for k in key]
         identities = list(wanted)
         present: set[tuple[Any, ...]] = set()
         for begin in range(0, len(identities), _CHUNK):
             chunk = identities[begin : begin + _CHUNK]
-            condition = columns[0].in_([i[0] for i in chunk]) if len(key) == 1 else sa.tuple_(*columns).in_(chunk)
-            for row in self.connection.execute(sa.select(TABLES_SQL[spec.name]).where(condition)).mappings():
+            given = {_GIVEN: [i[0] for i in chunk] if len(key) == 1 else chunk}
+            for row in self.connection.execute(_by_key(spec.name, key), given).mappings():
                 identity = tuple(row[k] for k in key)
                 _compare(spec, key, row, wanted[identity])
                 present.add(identity)
@@ -384,7 +380,7 @@ class Transaction:
             records = [r for r in records if tuple(r[k] for k in spec.key) in new]
         else:
             try:
-                self.connection.execute(table.insert(), records)
+                self.connection.execute(_INSERTS[spec.name], records)
             except IntegrityError as error:
                 raise self._conflict(spec, records, error) from error
         if spec.name not in _WRITE_ONLY:
@@ -472,9 +468,51 @@ class Transaction:
                 found.setdefault(row["recommendation_id"], []).append(row)
         return found
 
-    @staticmethod
-    def _selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-        return sa.cast(column, sa.Text) if column.name.endswith("_config") else column
+
+# -- statements ---------------------------------------------------------------------------------------------
+# Made once: to put one together takes as long as to run it.
+
+#: Begins the names of the values that a statement is given.
+_GIVEN = "given_"
+_INSERTS = {name: table.insert() for name, table in TABLES_SQL.items()}
+
+
+def _kind(value: Any) -> str:
+    """How a column is compared with a value."""
+    if value is None:
+        return "is null"
+    return "in" if isinstance(value, Collection) and not isinstance(value, str) else "="
+
+
+@lru_cache(maxsize=512)
+def _query(
+    table: str, columns: tuple[str, ...] | None, shape: tuple[tuple[str, str], ...], postgres: bool
+) -> tuple[sa.Select, pa.Schema]:
+    """What reads these columns of a table where its columns compare as ``shape`` says, and their Arrow schema."""
+    source, schema, order = _source(table)
+    if postgres:  # which sorts texts as its database was told to; here they sort as bytes, everywhere
+        order = [c.collate("C") if isinstance(c.type, sa.Text) else c for c in order]
+    if columns is not None:
+        schema = pa.schema([_field(schema, table, c) for c in columns])
+    query = sa.select(*(_selected(source.c[f.name]) for f in schema)).order_by(*order)
+    for name, kind in shape:
+        column = source.c[_field(source_schema(table), table, name).name]
+        given = sa.bindparam(f"{_GIVEN}{name}", type_=column.type, expanding=kind == "in")
+        compared = column.in_(given) if kind == "in" else column == given
+        query = query.where(column.is_(None) if kind == "is null" else compared)
+    return query, schema
+
+
+@lru_cache(maxsize=64)
+def _by_key(table: str, key: tuple[str, ...]) -> sa.Select:
+    """What reads the rows of a table whose keys it is given."""
+    columns, given = [TABLES_SQL[table].c[k] for k in key], sa.bindparam(_GIVEN, expanding=True)
+    among = columns[0].in_(given) if len(key) == 1 else sa.tuple_(*columns).in_(given)
+    return sa.select(TABLES_SQL[table]).where(among)
+
+
+def _selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    return sa.cast(column, sa.Text) if column.name.endswith("_config") else column
 
 
 # -- helpers ------------------------------------------------------------------------------------------------
@@ -506,14 +544,6 @@ def _field(schema: pa.Schema, table: str, name: str) -> pa.Field:
     if name not in schema.names:
         raise BooksError(f"{table} has no column {name}")
     return schema.field(name)
-
-
-def _condition(column: sa.Column[Any], value: Any) -> sa.ColumnElement[bool]:
-    if value is None:
-        return column.is_(None)
-    if isinstance(value, Collection) and not isinstance(value, str):
-        return column.in_(list(value))
-    return column == value
 
 
 def _records(spec: TableSpec, rows: Rows) -> list[dict[str, Any]]:

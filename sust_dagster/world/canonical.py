@@ -36,8 +36,8 @@ def canonical_bytes(value: Any) -> bytes:
     """
     try:
         if type(value) is dict and all(map(_is_plain, value, value.values())):
-            return _plainly(value).encode()  # the same bytes at a tenth of the time
-        return rfc8785.dumps(value)
+            return _plainly(value).encode()
+        return _text(value).encode()
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError(f"no canonical JSON: {error}") from error
 
@@ -50,6 +50,33 @@ def _is_plain(name: Any, value: Any) -> bool:
     kind = type(value)
     fits = kind is str or kind is bool or (kind is int and -EXACT < value < EXACT)
     return fits and type(name) is str and name.isascii()
+
+
+_quoted = json.encoder.encode_basestring
+
+
+def _text(value: Any) -> str:
+    """What ``rfc8785`` writes, at a third of its time; what is not of the plain kinds it writes, or refuses, itself."""
+    kind = type(value)
+    if kind is str:
+        return _quoted(value)
+    if kind is float:
+        text = repr(value)
+        if "e" not in text and "n" not in text:  # neither an exponent nor inf or nan: the shortest digits are the same
+            return text if not text.endswith(".0") else text[:-2] if value else "0"
+    elif kind is int:
+        if -EXACT < value < EXACT:
+            return repr(value)
+    elif kind is dict:
+        if all(type(k) is str for k in value) and "".join(value).isascii():  # in which code units sort as characters
+            return "{" + ",".join([f"{_quoted(k)}:{_text(value[k])}" for k in sorted(value)]) + "}"
+    elif kind is list or kind is tuple:
+        return "[" + ",".join([_text(v) for v in value]) + "]"
+    elif kind is bool:
+        return "true" if value else "false"
+    elif value is None:
+        return "null"
+    return rfc8785.dumps(value).decode()
 
 
 class _Same:
@@ -69,7 +96,9 @@ class _Same:
 @lru_cache(maxsize=2_048)
 def _written(document: _Same) -> str:
     # The same plan is hashed many times between its proposal and its end.
-    return rfc8785.dumps(document.value).decode()
+    text = _text(document.value)
+    text.encode()  # half a character has no bytes
+    return text
 
 
 def content_hash(value: Any) -> str:

@@ -149,8 +149,7 @@ class FactorStore:
 
         ``known_at``: as far as it was known then (reviews made later are left out); none: all that is known.
         """
-        rows = [r for r, _ in self._in_force(now, known_at)]
-        return pa.Table.from_pylist(rows, schema=EMISSION_FACTORS.arrow)
+        return self._in_force(now, known_at)[0]
 
     def as_of(self, factor_ids: Iterable[str]) -> pa.Table:
         """Exactly these versions, whatever has become of them since: what an old figure was computed with."""
@@ -176,24 +175,27 @@ class FactorStore:
 
     def stale(self, now: datetime, *, days: float = 30) -> pa.Table:
         """Versions in force whose last review is more than ``days`` old, with ``reviewed_at`` and ``age_days``."""
-        found = [(r, at) for r, at in self._in_force(now, None) if now - at > timedelta(days=days)]
-        table = pa.Table.from_pylist([r for r, _ in found], schema=EMISSION_FACTORS.arrow)
-        reviewed = pa.array([at for _, at in found], FACTOR_REVIEWS.arrow.field("reviewed_at").type)
-        age = pa.array([(now - at) / timedelta(days=1) for _, at in found], FLOAT)
+        table, activated = self._in_force(now, None)
+        old = [now - at > timedelta(days=days) for at in activated]
+        found = [at for at, is_old in zip(activated, old, strict=True) if is_old]
+        reviewed = pa.array(found, FACTOR_REVIEWS.arrow.field("reviewed_at").type)
+        age = pa.array([(now - at) / timedelta(days=1) for at in found], FLOAT)
+        table = table.filter(pa.array(old, pa.bool_()))
         return table.append_column("reviewed_at", reviewed).append_column("age_days", age)
 
-    def _in_force(self, now: datetime, known_at: datetime | None) -> list[tuple[dict[str, Any], datetime]]:
-        """(version, last activation) of each factor in force for ``now``, ordered by factor."""
+    def _in_force(self, now: datetime, known_at: datetime | None) -> tuple[pa.Table, list[datetime]]:
+        """The versions in force for ``now``, one per factor, ordered by factor, and the last activation of each."""
         with self._handle.snapshot() as snapshot:
-            factors, reviews = _both(snapshot)
-        status = _statuses(r for r in reviews if known_at is None or r["reviewed_at"] <= known_at)
-        chosen: dict[FactorKey, dict[str, Any]] = {}
-        for factor in sorted(factors, key=lambda f: f["version"]):
-            valid = factor["valid_from"] <= now and (factor["valid_to"] is None or now < factor["valid_to"])
-            if valid and _active(status.get(factor["factor_id"])):
-                chosen[factor_key(factor)] = factor
-        ordered = sorted(chosen.values(), key=_order)
-        return [(f, status[f["factor_id"]]["reviewed_at"]) for f in ordered]
+            factors, reviews = snapshot.read_books("emission_factors"), snapshot.read_books("factor_reviews")
+        said = reviews.select(["factor_id", "decision", "reviewed_at"]).to_pylist()
+        status = _statuses(r for r in said if known_at is None or r["reviewed_at"] <= known_at)
+        instant = pa.scalar(now, EMISSION_FACTORS.arrow.field("valid_from").type)
+        open_ended = pc.fill_null(pc.greater(factors["valid_to"], instant), True)
+        valid = factors.filter(pc.and_(pc.less_equal(factors["valid_from"], instant), open_ended)).sort_by("version")
+        rows = valid.select(["factor_id", *_KEY]).to_pylist()
+        chosen = {factor_key(r): n for n, r in enumerate(rows) if _active(status.get(r["factor_id"]))}
+        ordered = sorted(chosen.values(), key=lambda n: _order(rows[n]))
+        return valid.take(ordered), [status[rows[n]["factor_id"]]["reviewed_at"] for n in ordered]
 
 
 def _both(snapshot: AgentSnapshot) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -50,8 +50,14 @@ _COMPACTED_KEY = b"sust.slots"
 _FOLDED_ROWS = 131_072
 #: Rows up to which a file is small.
 _SMALL = 10_000
-#: Fewer slots than these are encoded one after the other.
-_FEW = 8
+#: Rows up to which slots are encoded one after the other.
+_FEW = 50_000
+#: Slots that are encoded at once.
+_AT_ONCE = 8
+#: Files up to this size and number are read one after the other: for so little the scanner takes twice the time.
+_SMALL_BYTES, _FEW_FILES = 1_000_000, 200
+#: Tables a thread keeps open.
+_MOST_OPEN = 64
 _COMMITTED_KEY = b"sust.committed"
 _TABLE_CONFIGURATION: dict[str, str | None] = {
     # Old versions are evidence: neither files nor log entries expire.
@@ -65,6 +71,9 @@ _ATTEMPTS = 8
 
 #: Writer of a commit that folded files.
 COMPACTION = "compaction"
+
+#: What each thread has open, by address: see :meth:`Lake._current`.
+_opened = threading.local()
 
 
 class LakeError(RuntimeError):
@@ -132,6 +141,16 @@ class _File:
         return _name_parts(self.path)[0] not in self.slots
 
 
+@dataclass
+class _Open:
+    """A table as a thread has it open, and the active files of the version it was last looked at in."""
+
+    identity: tuple[int, int]
+    delta: DeltaTable
+    version: int = -1
+    files: Sequence[_File] = ()
+
+
 def slot_name(partition: str, instant: datetime) -> str:
     """Name of the slot that starts at ``instant``."""
     return instant.astimezone(UTC).strftime(_SLOT_FORMAT[partition])
@@ -153,7 +172,6 @@ class Lake:
     def __init__(self, root: str | Path) -> None:
         self.root = str(root) if "://" in str(root) else str(Path(root).absolute())
         self._footers: dict[str, Mapping[bytes, bytes]] = {}
-        self._opened = threading.local()
 
     # -- where things are ---------------------------------------------------------------------------
 
@@ -200,41 +218,59 @@ class Lake:
             delta.load_as_version(as_of)
         return delta
 
-    def _current(self, table: str, as_of: int | datetime | None = None) -> DeltaTable | None:
-        """The table to read from: opened once per thread, and brought up to date each time.
-
-        Writers open it anew: the version they begin from is what their commit is checked against.
-        """
-        if as_of is not None:
-            return self._delta(table, as_of)
-        opened: dict[str, tuple[int, DeltaTable]] = self._opened.__dict__.setdefault("tables", {})
-        folder, delta = self._folder(table), None
-        if table in opened and opened[table][0] == folder:
-            delta = opened[table][1]
+    def _current(self, table: str) -> _Open | None:
+        """The table as it is now: opened once per thread, and brought up to date each time."""
+        tables: dict[str, _Open] = _opened.__dict__.setdefault("tables", {})
+        address = self.uri(table) if self.local else f"{self.uri(table)} {os.environ.get('AWS_ENDPOINT_URL')}"
+        held, identity = tables.pop(address, None), self._identity(table)
+        if held is not None and held.identity == identity:
             try:
-                delta.update_incremental()
+                held.delta.update_incremental()
             except DeltaError:
-                delta = None
-        delta = delta or self._delta(table)
-        if delta is not None:
-            opened[table] = folder, delta
-        return delta
+                held = None
+        else:
+            held = None
+        if held is None:
+            delta = self._delta(table)
+            if delta is None:
+                return None
+            held = _Open(identity, delta)
+        tables[address] = held  # last used, last thrown out
+        while len(tables) > _MOST_OPEN:
+            del tables[next(iter(tables))]
+        return held
 
-    def _folder(self, table: str) -> int:
-        """What tells a table's folder from another one in its place; remote tables are taken to stay."""
+    def _identity(self, table: str) -> tuple[int, int]:
+        """What tells a table from another one in its place; remote tables are taken to stay."""
         if not self.local:
-            return 0
+            return 0, 0
         try:
-            return Path(self.root, table, "_delta_log").stat().st_ino
+            first = Path(self.root, table, "_delta_log", f"{0:020d}.json").stat()
         except FileNotFoundError:
-            return -1
+            return -1, -1
+        return first.st_ino, first.st_mtime_ns
 
     # -- what is in a table -------------------------------------------------------------------------
 
-    def _files(self, table: str, delta: DeltaTable | None) -> list[_File]:
+    def _active(self, table: str, as_of: int | datetime | None = None) -> Sequence[_File]:
+        """Active files of a table, now or at ``as_of``."""
+        if as_of is not None:
+            return self._files(table, self._delta(table, as_of))
+        return self._files_of(table, self._current(table))
+
+    def _files_of(self, table: str, held: _Open | None) -> Sequence[_File]:
+        """Active files of a table in the version it is open at."""
+        if held is None:
+            return ()
+        version = held.delta.version()
+        if held.version != version:
+            held.files, held.version = self._files(table, held.delta), version
+        return held.files
+
+    def _files(self, table: str, delta: DeltaTable | None) -> Sequence[_File]:
         """Active files of one version of a table."""
         if delta is None:
-            return []
+            return ()
         actions = pa.table(delta.get_add_actions(flatten=True))
         # The log keeps paths URL-encoded where they hold special characters; ours hold none but '='.
         paths = [p.replace("%3D", "=") for p in actions.column("path").to_pylist()]
@@ -263,13 +299,13 @@ class Lake:
 
     def version(self, table: str) -> int | None:
         """Current version, or ``None`` before the first write."""
-        delta = self._current(table)
-        return None if delta is None else delta.version()
+        held = self._current(table)
+        return None if held is None else held.delta.version()
 
     def slots(self, table: str, as_of: int | datetime | None = None) -> dict[str, str]:
         """Slot name → SHA-256 of its content, in slot order."""
         merged: dict[str, str] = {}
-        for f in self._files(table, self._current(table, as_of)):
+        for f in self._active(table, as_of):
             merged.update(f.slots)
         return dict(sorted(merged.items()))
 
@@ -279,7 +315,7 @@ class Lake:
         rows = [
             (t, slot, sha, f.path, f.size, f.committed_ms[slot])
             for t in names
-            for f in self._files(t, self._current(t))
+            for f in self._active(t)
             for slot, sha in f.slots.items()
         ]
         kinds = (pa.string(), pa.string(), pa.string(), pa.string(), pa.int64(), pa.timestamp("ms", tz="UTC"))
@@ -311,18 +347,25 @@ class Lake:
         reads through Python callbacks and aborts about half of the processes that used it as they exit.
         """
         spec = self.spec(table)
-        files = self._files(table, self._current(table, as_of))
-        first = None if start is None else _floor(spec, start)
-        chosen = sorted(
-            f.path
-            for f in files
-            if (first is None or max(f.slots) >= first) and (end is None or slot_start(min(f.slots)) < end)
-        )
+        return self._dataset(spec, self._chosen(spec, start, end, as_of))
+
+    def _dataset(self, spec: TableSpec, files: Sequence[_File]) -> pads.Dataset:
         schema = spec.arrow.remove_metadata()
-        if not chosen:
+        if not files:
             return pads.dataset(schema.empty_table())
         fs, base = self._filesystem
-        return pads.dataset([f"{base}/{table}/{p}" for p in chosen], schema=schema, format="parquet", filesystem=fs)
+        paths = [f"{base}/{spec.name}/{f.path}" for f in files]
+        return pads.dataset(paths, schema=schema, format="parquet", filesystem=fs)
+
+    def _chosen(
+        self, spec: TableSpec, start: datetime | None, end: datetime | None, as_of: int | datetime | None
+    ) -> list[_File]:
+        """The files that can hold rows of ``[start, end)``, in the order of their slots."""
+        first = "" if start is None else _floor(spec, start)
+        last = "~" if end is None else _floor(spec, end)
+        last = last if end is None or slot_start(last) == end else f"{last}~"  # the slot that ``end`` lies in, too
+        chosen = [f for f in self._active(spec.name, as_of) if max(f.slots) >= first and min(f.slots) < last]
+        return sorted(chosen, key=lambda f: f.path)
 
     def read(
         self,
@@ -340,8 +383,10 @@ class Lake:
         spec = self.spec(table)
         wanted = list(columns) if columns is not None else [c.name for c in spec.stored]
         stored = [c for c in wanted if not spec.column(c).from_commit]
-        dataset = self.dataset(table, start, end, as_of)
-        result = dataset.to_table(columns=stored, filter=_range_filter(spec, start, end))
+        files = self._chosen(spec, start, end, as_of)
+        result = self._read_each(spec, files, stored, start, end)
+        if result is None:
+            result = self._dataset(spec, files).to_table(columns=stored, filter=_range_filter(spec, start, end))
         for name in wanted:
             if name not in stored:
                 result = result.append_column(name, self._commit_times(table, start, end, as_of, result.num_rows))
@@ -362,18 +407,42 @@ class Lake:
         found = pads.dataset(files, schema=schema, format="parquet", filesystem=fs)
         return found.to_table(columns=list(columns), filter=where)
 
+    def _read_each(
+        self,
+        spec: TableSpec,
+        files: Sequence[_File],
+        columns: Sequence[str],
+        start: datetime | None,
+        end: datetime | None,
+    ) -> pa.Table | None:
+        """A few small files, one after the other; ``None`` for any others, and where a file's columns are not ours."""
+        if not (self.local and columns and 0 < len(files) <= _FEW_FILES and max(f.size for f in files) <= _SMALL_BYTES):
+            return None
+        time = str(spec.time_column)
+        names = [*columns, *({time} - set(columns))]
+        schema, parts = pa.schema([spec.arrow.field(n) for n in names]), []
+        for f in files:
+            body = pa.BufferReader(Path(self.root, spec.name, f.path).read_bytes())
+            part = pq.ParquetFile(body).read(columns=names, use_threads=False)
+            if not part.schema.equals(schema):
+                return None
+            parts.append(part)
+        result = pa.concat_tables(parts).cast(schema)
+        bounds = pc.min_max(result.column(time)).as_py()
+        whole = (start is None or bounds["min"] >= start) and (end is None or bounds["max"] < end)
+        inside = result if whole else result.filter(_range_filter(spec, start, end))
+        return inside.select(columns)
+
     def _commit_times(
         self, table: str, start: datetime | None, end: datetime | None, as_of: int | datetime | None, rows: int
     ) -> pa.Array:
         spec = self.spec(table)
         time_column = str(spec.time_column)
-        times = self.dataset(table, start, end, as_of).to_table(
-            columns=[time_column], filter=_range_filter(spec, start, end)
-        )
+        times = self.read(table, start, end, columns=[time_column], as_of=as_of)
         names = pc.strftime(
             pc.floor_temporal(times.column(0), unit=spec.partition), format=_SLOT_FORMAT[spec.partition]
         )
-        by_slot = {s: ms for f in self._files(table, self._current(table, as_of)) for s, ms in f.committed_ms.items()}
+        by_slot = {s: ms for f in self._active(table, as_of) for s, ms in f.committed_ms.items()}
         if not by_slot or rows == 0:
             return pa.nulls(rows, pa.timestamp("us", tz="UTC"))
         keys = pa.array(list(by_slot), pa.string())
@@ -448,9 +517,10 @@ class Lake:
         reason: str | None,
         run_id: str | None,
     ) -> WriteResult:
-        delta = self._delta(spec.name)
+        current = self._current(spec.name)  # the version that the commit is checked against
+        delta = None if current is None else current.delta
         held: dict[str, list[_File]] = {}
-        for f in self._files(spec.name, delta):
+        for f in self._files_of(spec.name, current):
             for s in f.slots:
                 held.setdefault(s, []).append(f)
         adds: dict[str, AddAction] = {}
@@ -533,9 +603,12 @@ class Lake:
         final = Path(target)
         if final.exists():
             return
-        final.parent.mkdir(parents=True, exist_ok=True)
         temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
-        temporary.write_bytes(body)
+        try:
+            temporary.write_bytes(body)
+        except FileNotFoundError:  # the first of its day
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(body)
         temporary.replace(final)
 
     def _transact(
@@ -589,7 +662,7 @@ class Lake:
     def _doubled(self, table: str, payloads: Mapping[str, pa.Table]) -> bool:
         """Whether two writers added the same slot at the same time."""
         seen: set[str] = set()
-        for f in self._files(table, self._delta(table)):
+        for f in self._active(table):
             for s in f.slots:
                 if s in payloads and s in seen:
                     return True
@@ -636,7 +709,8 @@ class Lake:
 
     def files(self, table: str, as_of: int | None = None) -> set[str]:
         """Paths of the active data files of a version (default: the current), as every Delta reader sees them."""
-        delta = self._current(table, as_of)
+        held = self._current(table) if as_of is None else None
+        delta = held.delta if held is not None else self._delta(table, as_of)
         actions = None if delta is None else pa.table(delta.get_add_actions(flatten=True))
         return set() if actions is None else {p.replace("%3D", "=") for p in actions.column("path").to_pylist()}
 
@@ -787,18 +861,18 @@ def _range_filter(spec: TableSpec, start: datetime | None, end: datetime | None)
 
 
 def _encoded(payloads: Mapping[str, pa.Table]) -> Iterator[tuple[str | None, bytes]]:
-    """Path and bytes of each slot's file, in order; none for a slot without rows. A few at a time, on two threads."""
+    """Path and bytes of each slot's file, in order; none for a slot without rows. Many rows on two threads."""
     items = list(payloads.items())
 
     def encode(item: tuple[str, pa.Table]) -> tuple[str | None, bytes]:
         return _encode(*item) if item[1].num_rows else (None, b"")
 
-    if len(items) < _FEW:
+    if sum(rows.num_rows for rows in payloads.values()) <= _FEW:
         yield from map(encode, items)
         return
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for at in range(0, len(items), _FEW):
-            yield from pool.map(encode, items[at : at + _FEW])
+        for at in range(0, len(items), _AT_ONCE):
+            yield from pool.map(encode, items[at : at + _AT_ONCE])
 
 
 def _encode(slot: str, rows: pa.Table) -> tuple[str, bytes]:
@@ -806,7 +880,7 @@ def _encode(slot: str, rows: pa.Table) -> tuple[str, bytes]:
     sink = pa.BufferOutputStream()
     # An hour's few rows gain little from the slower codec; folded into a day they get it.
     codec = "zstd" if rows.num_rows > _SMALL else "snappy"
-    pq.write_table(rows.replace_schema_metadata(None).cast(rows.schema.remove_metadata()), sink, compression=codec)
+    pq.write_table(rows.replace_schema_metadata(None), sink, compression=codec)
     body = sink.getvalue().to_pybytes()
     return f"date={slot[:10]}/{slot}-{hashlib.sha256(body).hexdigest()}.parquet", body
 

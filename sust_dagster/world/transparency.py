@@ -48,6 +48,7 @@ BASELINE, PARTITION, BUNDLE = "baseline", "partition", "bundle"
 #: The table that holds the leaves.
 LOG = "log_commitments"
 _LOG = TABLES_SQL[LOG]
+_HEAD, _NEW_LEAF = sa.select(sa.func.max(_LOG.c.leaf_index)), _LOG.insert()
 _STREAM = 5_000
 
 
@@ -159,7 +160,7 @@ def append_leaves(transaction: Transaction, leaves: Sequence[Leaf], now: datetim
     transaction.lock_log()
     connection = transaction.connection
     # By the key's index, whatever the length of the log.
-    head = connection.execute(sa.select(sa.func.max(_LOG.c.leaf_index))).scalar()
+    head = connection.execute(_HEAD).scalar()
     first = 0 if head is None else head + 1
     rows = [
         {
@@ -172,7 +173,7 @@ def append_leaves(transaction: Transaction, leaves: Sequence[Leaf], now: datetim
         }
         for i, leaf in enumerate(leaves)
     ]
-    connection.execute(_LOG.insert(), rows)
+    connection.execute(_NEW_LEAF, rows)
     return first
 
 

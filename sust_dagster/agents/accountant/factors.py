@@ -104,6 +104,12 @@ def log_sd(rel_lower: float, rel_upper: float, reading: str) -> float:
 
 FactorKey = tuple[str, str, str, str]
 
+#: Columns that a factor is made of.
+_INDEXED = [
+    "factor_id", "factor_type", "provider", "region", "name", "value", "value_lower", "value_upper", "unit",
+    "bound_reading",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class FactorSet:
@@ -131,7 +137,7 @@ class FactorSet:
         rows = rows.sort_by("factor_id")
         _refuse_invalid(rows)
         index: dict[FactorKey, Factor] = {}
-        for r in rows.to_pylist():
+        for r in rows.select(_INDEXED).to_pylist():
             key = (r["factor_type"], r["provider"] or "", r["region"] or "", r["name"])
             if key in index:
                 raise FactorError(

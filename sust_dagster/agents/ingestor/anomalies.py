@@ -7,7 +7,7 @@ the newest activity is. Pure functions over ledger rows and over small tables of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +76,7 @@ def _summed(hours: pa.Table) -> pa.Table:
 def cost_spikes(
     hours: pa.Table,
     *,
+    since: datetime | None = None,
     ratio: float = 10.0,
     z: float = 3.5,
     least_hours: int = 8,
@@ -88,20 +89,30 @@ def cost_spikes(
     what comes later never changes the verdict. The z-score is 0.6745 (cost - median) / MAD; where most hours cost the
     same (MAD 0) any difference stands out. A level the service reaches in more than a twentieth of its hours is no
     spike, nor is one whose half it reached on ``usual_days`` days or more: a nightly job is no news. With fewer than
-    ``least_hours`` hours before it an hour is not judged. Returns service_name, hour, cost_usd, median_usd, ratio.
+    ``least_hours`` hours before it an hour is not judged, nor is one before ``since``. Returns service_name, hour,
+    cost_usd, median_usd, ratio.
     """
     span = f"interval {history // timedelta(seconds=1)} seconds"
+    wanted = "true" if since is None else f"hour >= timestamptz '{since.astimezone(UTC):%Y-%m-%d %H:%M:%S}+00'"
     return query(
         f"""
-        with judged as (
+        with least as (
+            select service_name, min(cost_usd) as least_usd from hours group by service_name
+        ),
+        uneven as (  -- a median is no less than the least: all others have no dear hour
+            select distinct service_name from hours join least using (service_name)
+            where {wanted} and cost_usd >= {ratio} * least_usd
+        ),
+        judged as (
             select service_name, hour, cost_usd, median(cost_usd) over earlier as median_usd,
                 count(cost_usd) over earlier as n
-            from hours
+            from hours semi join uneven using (service_name)
             window earlier as (partition by service_name order by hour
                 range between {span} preceding and interval 1 second preceding)
         ),
         dear as (  -- few: only for them the costlier figures are worked out
-            select * from judged where n >= {least_hours} and median_usd > 0 and cost_usd >= {ratio} * median_usd
+            select * from judged
+            where {wanted} and n >= {least_hours} and median_usd > 0 and cost_usd >= {ratio} * median_usd
         ),
         measured as (
             select service_name, dear.hour, any_value(dear.cost_usd) as cost_usd,
@@ -167,7 +178,8 @@ def mark(ledger: pa.Table, history: ServiceHours | None = None) -> pa.Table:
     if history is not None:
         seen = ServiceHours(list(history.tables))
         seen.add(ledger)
-        spikes = cost_spikes(seen.table())
+        first: datetime = pc.min(pc.floor_temporal(ledger.column("started_at"), unit="hour")).as_py()
+        spikes = cost_spikes(seen.table(), since=first)
     if spikes.num_rows:
         services = as_dictionary(ledger.column("service_name"))
         position = {name: i for i, name in enumerate(services.dictionary.to_pylist())}

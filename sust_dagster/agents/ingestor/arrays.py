@@ -15,13 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _local = threading.local()
+#: Rows up to which other threads are not worth waking.
+_FEW = 50_000
 
 
 def query(sql: str, tables: Mapping[str, pa.Table], *, threads: int = 0) -> pa.Table:
     """Run ``sql`` over Arrow tables by name, in memory; one connection per thread.
 
-    ``threads=1`` where floats are summed: in one order, so that the same inputs give the same bytes. 0 = all cores.
+    ``threads=1`` where floats are summed: in one order, so that the same inputs give the same bytes. 0 = all cores,
+    or one where there is little to do.
     """
+    threads = threads or int(sum(t.num_rows for t in tables.values()) <= _FEW)
     name = f"connection_{threads}"
     connection = getattr(_local, name, None)
     if connection is None:

@@ -209,6 +209,8 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_key(rows: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
     """What is in force, by workload and hour."""
+    if not rows.num_rows:
+        return {}
     return {_key(r): _plain(r) for r in in_force(rows).table.to_pylist()}
 
 

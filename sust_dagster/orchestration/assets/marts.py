@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+from dagster_dbt.compat import DBT_PYTHON_VERSION
 
 from sust_dagster.orchestration.dbt_lake import LAKE_SOURCES
 from sust_dagster.orchestration.resources import ProjectResource
@@ -25,6 +27,9 @@ from sust_dagster.world.permissions import resolve
 from sust_dagster.world.schemas import TABLES
 
 DBT_PROJECT = Path(__file__).parents[3] / "dbt_project"
+_PARSED = DBT_PROJECT / "target"
+#: With it the models are parsed as most projects build them; dbt parses again those whose variables differ.
+_PARSED_WITH = {"SUST_CARBON_PRICE_USD_PER_T": repr(Project.model_fields["carbon_price_usd_per_t"].default)}
 
 #: The marts join it for the time of the commit that holds a row; nothing writes it, each commit changes it.
 LAKE_FILES = dg.AssetSpec(
@@ -71,6 +76,8 @@ def environment(project: Project) -> dict[str, str]:
         "SUST_BOOKS_URL": project.books_address,
         "SUST_MARTS_BUILD": str(_build_folder(project)),
         "SUST_CARBON_PRICE_USD_PER_T": repr(project.carbon_price_usd_per_t),
+        # What was parsed for the definitions serves every project: dbt compares it with the files.
+        "DBT_PARTIAL_PARSE_FILE_PATH": str(_PARSED / "partial_parse.msgpack"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     }
 
@@ -95,24 +102,6 @@ def _target(project: Project) -> Path:
     return project.marts_root / ".dbt"
 
 
-def parse_ahead(project: Project) -> subprocess.Popen[bytes]:
-    """Begin to parse the dbt project for this project's runs, in a process of its own; nobody has to wait for it."""
-    folders = [
-        "--project-dir",
-        str(DBT_PROJECT),
-        "--profiles-dir",
-        str(DBT_PROJECT),
-        "--target-path",
-        str(_target(project)),
-    ]
-    return subprocess.Popen(
-        [dbt_executable(), "--quiet", "--log-path", str(_target(project)), "parse", *folders],
-        env={**os.environ, **environment(project)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def _build_folder(project: Project) -> Path:
     return project.marts_root / ".build"
 
@@ -125,7 +114,7 @@ def dbt_executable() -> str:
 
 def manifest() -> Path:
     """The parsed dbt project, parsed again when a file of it is newer."""
-    path = DBT_PROJECT / "target" / "manifest.json"
+    path = _PARSED / "manifest.json"
     sources = [p for p in DBT_PROJECT.rglob("*") if p.suffix in {".sql", ".yml"} and "target" not in p.parts]
     newest = max(p.stat().st_mtime for p in sources)
     if not path.exists() or path.stat().st_mtime < newest:
@@ -140,15 +129,30 @@ def manifest() -> Path:
                 str(DBT_PROJECT),
             ],
             check=True,
-            env={**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
+            env={**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false", **_PARSED_WITH},
         )
         os.utime(path)
     return path
 
 
+class _Dbt(DbtCliResource):
+    """dbt as a process, and nothing of it in ours.
+
+    Dagster asks the executable for its version and loads the adapter beside it, each slower than a mart: the adapter
+    to count rows and to read columns in the warehouse, which is in the memory of a process that is gone.
+    """
+
+    @cached_property
+    def _cli_version(self) -> Any:
+        return DBT_PYTHON_VERSION or super()._cli_version
+
+    def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> Any:  # noqa: ARG002 - Dagster's signature
+        return None
+
+
 def dbt_resource() -> DbtCliResource:
     """dbt, run in the project folder of this repository."""
-    return DbtCliResource(project_dir=str(DBT_PROJECT), profiles_dir=str(DBT_PROJECT), dbt_executable=dbt_executable())
+    return _Dbt(project_dir=str(DBT_PROJECT), profiles_dir=str(DBT_PROJECT), dbt_executable=dbt_executable())
 
 
 def build() -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -161,8 +165,7 @@ def build() -> list[dg.AssetsDefinition | dg.AssetSpec]:
         shutil.rmtree(built, ignore_errors=True)
         built.mkdir(parents=True)
         with _environment(project.project):
-            # What dbt compiles and logs stays with the project, too: by default each run leaves a folder in ours. It is
-            # kept: the next run need not parse what did not change.
+            # What dbt compiles and logs stays with the project, too: by default each run leaves a folder in ours.
             for event in dbt.cli(["build"], context=context, target_path=_target(project.project)).stream():
                 yield _with_rows(event, context, built)
         for file in sorted(built.glob("*.parquet")):

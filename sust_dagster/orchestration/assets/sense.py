@@ -5,7 +5,7 @@ changes the cloud, the ingestor reads what it did.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from sust_dagster.agents.ingestor import HISTORY, HISTORY_COLUMNS, ServiceHours, ingest_range
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
-from sust_dagster.orchestration.io_managers import between, window_of
+from sust_dagster.orchestration.io_managers import window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
 from sust_dagster.orchestration.previews import by_hour_of_day, show, sparkline, top_table
 from sust_dagster.orchestration.resources import ProjectResource
@@ -78,24 +78,19 @@ def build(hourly: dg.PartitionsDefinition) -> list[dg.AssetsDefinition | dg.Asse
     return [BILLING_RECORDS, ingest]
 
 
-#: Rows of stored hours summed at once: an hour's file alone is hardly worth a pass.
-_ROWS_AT_ONCE = 100_000
+#: Stored hours are summed so much at a time: a month of a large bill is more than a table.
+_AT_ONCE = timedelta(days=2)
 
 
 def stored_hours(ingestor: AgentHandle, start: datetime) -> ServiceHours:
     """What services cost in the hours before ``start``, as stored: not as the bill may say of them now, so that any
     cut of the hours into runs gives the same.
     """
-    hours, first = ServiceHours(), start - HISTORY
-    stored = ingestor.lake_dataset("activity_ledger", first, start)
-    held: list[pa.RecordBatch] = []
-    for batch in stored.to_batches(columns=list(HISTORY_COLUMNS)):  # a month of a large bill is more than a table
-        held.append(batch)
-        if sum(b.num_rows for b in held) >= _ROWS_AT_ONCE:
-            hours.add(between(pa.Table.from_batches(held), "started_at", first, start))
-            held = []
-    if held:
-        hours.add(between(pa.Table.from_batches(held), "started_at", first, start))
+    hours, at = ServiceHours(), start - HISTORY
+    while at < start:
+        until = min(at + _AT_ONCE, start)
+        hours.add(ingestor.read_lake("activity_ledger", at, until, columns=HISTORY_COLUMNS))
+        at = until
     return hours
 
 
