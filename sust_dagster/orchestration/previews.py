@@ -5,6 +5,8 @@ it carries its own rows and sums, a few hundred bytes; what is said of the run a
 which is what the asset's page shows, and the one drawn plot on an observation.
 """
 
+import base64
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sust_dagster.orchestration.partitions import hour_key
-from sust_dagster.orchestration.plots import line_plot
 
 _BARS = "▁▂▃▄▅▆▇█"
 #: Most partitions of a run that show figures of their own: Dagster copies what was attached before at each call, so
@@ -121,4 +122,27 @@ def forecast_plot(table: pa.Table) -> dg.MetadataValue:
         )
         lines[region] = (rows.column("ts").to_numpy(), mid)
         bands[region] = (low, high)
-    return dg.MetadataValue.md(line_plot(lines, "gCO2e/kWh", bands))
+    return line_plot(lines, "gCO2e/kWh", bands)
+
+
+def line_plot(
+    series: Mapping[str, tuple[Any, Any]], ylabel: str, bands: Mapping[str, tuple[Any, Any]] | None = None
+) -> dg.MetadataValue:
+    """A drawn plot as Markdown with an inlined PNG; one line per named series, with its band (low, high) if any."""
+    from matplotlib.figure import Figure
+
+    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+    figure = Figure(figsize=(7, 2.4), dpi=80)  # with fixed margins: a fitted layout draws everything twice
+    figure.subplots_adjust(left=0.09, right=0.99, bottom=0.13, top=0.96)
+    axes = figure.subplots()
+    for (name, (x, y)), colour in zip(series.items(), colours, strict=False):
+        axes.plot(x, y, label=name, color=colour, linewidth=1)
+        if bands:
+            axes.fill_between(x, *bands[name], color=colour, alpha=0.2, linewidth=0)
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, ncols=3, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")

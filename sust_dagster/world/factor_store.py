@@ -195,7 +195,7 @@ class FactorStore:
         rows = valid.select(["factor_id", *_KEY]).to_pylist()
         chosen = {factor_key(r): n for n, r in enumerate(rows) if _active(status.get(r["factor_id"]))}
         ordered = sorted(chosen.values(), key=lambda n: _order(rows[n]))
-        return valid.take(ordered), [status[rows[n]["factor_id"]]["reviewed_at"] for n in ordered]
+        return valid.take(pa.array(ordered, pa.int64())), [status[rows[n]["factor_id"]]["reviewed_at"] for n in ordered]
 
 
 def _both(snapshot: AgentSnapshot) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

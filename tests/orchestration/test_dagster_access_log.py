@@ -46,7 +46,7 @@ def project(tmp_path: Path) -> Project:
 
 def test_every_read_of_runs_is_logged(project: Project, made: Reads) -> None:
     fill(project)
-    assert made["accountant", "emission_factors"] >= 2 and made["ingestor", "activity_ledger"] == 1
+    assert made["accountant", "emission_factors"] >= 2 and made["ingestor", "activity_ledger"] >= 1
     assert logged(project) == made
     before = made.copy()
     run(project, window=(START, START + 2 * HOUR))  # writes nothing: all of its reads are after the last write

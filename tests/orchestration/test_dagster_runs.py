@@ -180,7 +180,7 @@ def test_the_intensity_of_the_run_is_drawn_once(filled: tuple[Project, dg.Execut
     seen = [e for e in result.all_events if e.event_type_value == "ASSET_OBSERVATION"]
     assert len(seen) == 1
     plot = seen[0].asset_observation_data.asset_observation.metadata["intensity_by_region"].value
-    assert plot.startswith("![plot](data:image/svg+xml;base64,")
+    assert plot.startswith("![plot](data:image/png;base64,")
 
 
 def test_a_changed_bill_restates_the_touched_hours_and_says_so(tmp_path: Path) -> None:

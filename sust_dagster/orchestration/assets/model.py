@@ -18,8 +18,7 @@ from sust_dagster.connectors.grid import hourly as hourly_intensity
 from sust_dagster.orchestration.declarations import asset_properties, column_lineage
 from sust_dagster.orchestration.io_managers import between, window_of
 from sust_dagster.orchestration.partitions import SINGLE_RUN
-from sust_dagster.orchestration.plots import line_plot
-from sust_dagster.orchestration.previews import by_hour_of_day, show, sparkline, top_table
+from sust_dagster.orchestration.previews import by_hour_of_day, line_plot, show, sparkline, top_table
 from sust_dagster.orchestration.resources import ProjectResource
 from sust_dagster.world.schemas import GRID_INTENSITY
 
@@ -174,7 +173,7 @@ def _intensity_plot(table: pa.Table) -> dg.MetadataValue:
         rows = table.filter(pc.equal(table.column("region"), region)).sort_by("ts")
         g_per_kwh = pc.multiply(rows.column("intensity_kgco2_kwh"), 1000).to_numpy()
         series[region] = (rows.column("ts").to_numpy(), g_per_kwh)
-    return dg.MetadataValue.md(line_plot(series, "gCO2e/kWh"))
+    return line_plot(series, "gCO2e/kWh")
 
 
 def _emissions_metadata(table: pa.Table) -> dict[str, Any]:
